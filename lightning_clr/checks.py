@@ -1,0 +1,33 @@
+"""How a bad value is refused: what was expected, what came, what to do."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def require(name: str, value: Any, rule: str, holds: Callable[[Any], object], advice: str = "") -> None:
+    """Raise unless ``holds(value)``.
+
+    Args:
+        name: What the user calls the value.
+        value: What came.
+        rule: What was expected, completing "`name` must …".
+        holds: The rule as a predicate. Comparisons with NaN are false, so NaN never passes an inequality.
+        advice: What to do, a whole sentence.
+
+    Raises:
+        ValueError: If the rule does not hold.
+        TypeError: If the rule cannot even be asked of a value of this type.
+
+    Example:
+        >>> require("num_steps", 3, "be at least 10", lambda n: n >= 10, "More steps give a smoother curve.")
+        Traceback (most recent call last):
+        ...
+        ValueError: `num_steps` must be at least 10, got 3. More steps give a smoother curve.
+    """
+    message = f"`{name}` must {rule}, got {value!r}. {advice}".rstrip()
+    try:
+        passed = holds(value)
+    except TypeError:
+        raise TypeError(message) from None
+    if not passed:
+        raise ValueError(message)
