@@ -1,0 +1,112 @@
+"""Per-step schedules for a LightningModule in one line."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from lightning_clr.bounds import LRBounds
+from lightning_clr.checks import require
+from lightning_clr.packages import lightning_name
+from lightning_clr.scheduler import ScheduleLR
+from lightning_clr.schedules import OneCycle, Schedule
+
+
+class CLRMixin:
+    """Mixin for a LightningModule of either Lightning package, to be named first among the bases.
+
+    Args:
+        schedule: The learning rate policy. Default: :class:`OneCycle`.
+        lr_bounds: Lower and upper learning rate. By default the optimizer's learning rate is ``max_lr`` and ``base_lr``
+            follows from the schedule's ``div_factor``. A range test replaces them.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_lightning import LightningModule
+        >>> class Net(CLRMixin, LightningModule):
+        ...     def __init__(self, schedule: Schedule | None = None):
+        ...         super().__init__(schedule=schedule)
+        ...         self.layer = torch.nn.Linear(2, 2)
+        ...
+        ...     def configure_optimizers(self):
+        ...         return self.with_schedule(torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9))
+        >>> Net().schedule.pct_start
+        0.3
+    """
+
+    def __init__(
+        self, *args: Any, schedule: Schedule | None = None, lr_bounds: LRBounds | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if schedule is not None:
+            require("schedule", schedule, "be a Schedule such as OneCycle()", lambda s: isinstance(s, Schedule))
+        if lr_bounds is not None:
+            require("lr_bounds", lr_bounds, "be LRBounds(base_lr, max_lr)", lambda b: isinstance(b, LRBounds))
+        self.schedule: Schedule = OneCycle() if schedule is None else schedule
+        self.lr_bounds = lr_bounds
+
+    def with_schedule(self, optimizer: Optimizer | Sequence[Optimizer], total_steps: int | None = None) -> Any:
+        """What ``configure_optimizers`` should return: the optimizer(s), each with the schedule stepping per step.
+
+        Args:
+            optimizer: One optimizer, or several (with manual optimization, where your code steps
+                ``self.lr_schedulers()``).
+            total_steps: Length of training in optimizer steps. By default it follows from the Trainer: epochs,
+                ``max_steps``, limits, accumulation, devices and nodes. Pass it with manual optimization if you do not
+                step once per batch.
+
+        Returns:
+            Lightning's dictionary of optimizer and scheduler with ``interval="step"``, or a list of these.
+
+        Raises:
+            ValueError: If the schedule needs to know how long training lasts and the Trainer does not.
+        """
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        if total_steps is None and self.schedule.needs_total_steps:
+            total_steps = optimizer_steps(self.trainer)  # type: ignore[attr-defined]
+        for one in optimizers:
+            for group in one.param_groups:
+                group.pop("initial_lr", None)
+        reference_lr = max(float(group["lr"]) for one in optimizers for group in one.param_groups)
+        configs = [
+            {
+                "optimizer": one,
+                "lr_scheduler": {
+                    "scheduler": ScheduleLR(one, self.schedule, total_steps, self.lr_bounds, reference_lr=reference_lr),
+                    "interval": "step",
+                },
+            }
+            for one in optimizers
+        ]
+        return configs[0] if isinstance(optimizer, Optimizer) else configs
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Do not advance on a step that mixed precision has skipped."""
+        if not isinstance(scheduler, ScheduleLR) or scheduler.optimizer_stepped:
+            super().lr_scheduler_step(scheduler, metric)  # type: ignore[misc]
+
+
+def optimizer_steps(trainer: Any) -> int:
+    """Length of the whole training in optimizer steps, as the trainer is configured.
+
+    Raises:
+        ValueError: If training has no known end.
+    """
+    estimate = trainer.estimated_stepping_batches
+    batches, epochs = trainer.num_training_batches, trainer.max_epochs or 0
+    accumulation = lightning_name(trainer, "callbacks", "GradientAccumulationScheduler")
+    for callback in trainer.callbacks:
+        if isinstance(callback, accumulation) and epochs > 0 and math.isfinite(batches):
+            accumulated = map(callback.get_accumulate_grad_batches, range(epochs))
+            estimate = sum(math.ceil(batches / count) for count in accumulated)
+            estimate = min(estimate, trainer.max_steps) if trainer.max_steps >= 0 else estimate
+    if math.isfinite(estimate) and estimate > 0:
+        return int(estimate)
+    raise ValueError(
+        "This schedule needs to know how long training lasts, but the Trainer has no end that is known beforehand"
+        f" (max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}, training batches per epoch:"
+        f" {batches}). Set `max_steps`, or for data without a length `max_epochs` together with"
+        " `limit_train_batches`, or call `with_schedule(optimizer, total_steps=…)`, or use `Cyclic(step_size=…)`,"
+        " which needs no total."
+    )
