@@ -1,0 +1,33 @@
+"""A progress bar for the sweep, of the kind the trainer uses."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_TITLE = "LR range test"
+
+
+@contextmanager
+def progress_bar(trainer: Any, total: int) -> Iterator[Callable[[], object]]:
+    """Show a bar of ``total`` steps where the trainer shows bars; the value of the ``with`` block advances it by one.
+
+    The trainer's own bar, if one is on screen already, is laid aside meanwhile.
+    """
+    bar = trainer.progress_bar_callback
+    if bar is None or getattr(bar, "is_disabled", False) or not trainer.is_global_zero:
+        yield lambda: None
+    elif hasattr(bar, "progress"):  # RichProgressBar; two live displays would clash
+        from rich.progress import Progress
+
+        if bar.progress is not None:
+            bar.progress.stop()
+        with Progress(transient=True) as progress:
+            task = progress.add_task(_TITLE, total=total)
+            yield lambda: progress.advance(task)
+        if bar.progress is not None:
+            bar.progress.start()
+    else:
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]  # comes with Lightning
+
+        with tqdm(total=total, desc=_TITLE, leave=False, dynamic_ncols=True) as progress:
+            yield progress.update

@@ -1,0 +1,134 @@
+"""What a range test has recorded and found."""
+
+import csv
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning_clr.bounds import LRBounds
+from lightning_clr.curve import find_bounds, finite_part, smooth
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class RangeTestResult:
+    """The curve of a range test and the bounds read off it.
+
+    Attributes:
+        lrs: Learning rate of each recorded step, ``[n]``.
+        values: The monitored value at each of them, raw, averaged over accumulated batches and over ranks, ``[n]``. The
+            last one is NaN or infinite if the test ended there.
+        monitor: Name of the value; ``"train loss"`` by default.
+        monitor_mode: Whether lower (``"min"``) or higher (``"max"``) is better.
+        mode: How the learning rate rose.
+        bounds: Both bounds, or ``None`` if the curve does not tell them.
+        reason: Why there are no bounds, in plain words; empty if there are.
+
+    Example:
+        >>> lrs = [10 ** (step / 10 - 5) for step in range(60)]
+        >>> result = RangeTestResult.read(lrs, [2 / (1 + (lr / 0.01) ** 2) + lr for lr in lrs])
+        >>> print(result.summary())
+        LR range test: base_lr=0.0025, max_lr=0.016 (60 steps, train loss)
+    """
+
+    lrs: list[float]
+    values: list[float]
+    monitor: str = "train loss"
+    monitor_mode: Literal["min", "max"] = "min"
+    mode: Literal["exponential", "linear"] = "exponential"
+    bounds: LRBounds | None = None
+    reason: str = ""
+
+    @classmethod
+    def read(cls, lrs: list[float], values: list[float], **names: Any) -> "RangeTestResult":
+        """The result with the bounds that :func:`~lightning_clr.curve.find_bounds` reads off the curve."""
+        bounds, reason = find_bounds(lrs, values, names.get("monitor_mode", "min"))
+        return cls(lrs, values, bounds=bounds, reason=reason, **names)
+
+    @property
+    def smoothed(self) -> list[float]:
+        """The finite part of the curve without its noise and without lag, at most ``[n]``."""
+        return smooth(finite_part(self.values))
+
+    def summary(self) -> str:
+        """The outcome in one line."""
+        steps = f"({len(self.lrs)} steps, {self.monitor})"
+        if self.bounds is None:
+            return f"LR range test: no bounds, since {self.reason} {steps}"
+        return f"LR range test: base_lr={self.bounds.base_lr:.2g}, max_lr={self.bounds.max_lr:.2g} {steps}"
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the curve as a table with columns ``step, lr, value, smoothed``."""
+        smoothed: list[float | str] = [*self.smoothed]
+        smoothed += [""] * (len(self.lrs) - len(smoothed))
+        with open(path, "w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["step", "lr", "value", "smoothed"])
+            table.writerows(zip(range(len(self.lrs)), self.lrs, self.values, smoothed, strict=True))
+
+    def plot(self, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+        """Draw the raw and the smoothed curve with both bounds marked; readable without colour.
+
+        Args:
+            ax: Where to draw; by default a new figure.
+
+        Returns:
+            The figure and its axes.
+
+        Raises:
+            ModuleNotFoundError: If matplotlib is not installed.
+        """
+        try:
+            from matplotlib import pyplot as plt
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "Plotting needs matplotlib: pip install 'lightning-clr[plot]', or use `to_csv()` and `summary()`."
+            ) from error
+        if ax is None:
+            _, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        smoothed = self.smoothed
+        shown = len(smoothed)
+        ax.plot(self.lrs[:shown], self.values[:shown], ".", markersize=3, color="0.6", label="recorded")
+        ax.plot(self.lrs[:shown], smoothed, "-", linewidth=2, color="black", label="smoothed")
+        if self.mode == "exponential":
+            ax.set_xscale("log")
+        if self.bounds is not None:
+            for name, lr, style in (
+                ("base_lr", self.bounds.base_lr, "--"),
+                ("max_lr", self.bounds.max_lr, "-."),
+            ):
+                ax.axvline(lr, linestyle=style, color="black", linewidth=1.2, label=f"{name} = {lr:.2g}")
+        if shown:
+            ax.set_ylim(*_visible_range(smoothed, self.monitor_mode))
+        ax.set_xlabel("learning rate")
+        ax.set_ylabel(self.monitor)
+        ax.set_title("LR range test" if self.bounds else f"LR range test: {self.reason}", fontsize="medium", wrap=True)
+        ax.legend()
+        figure = ax.get_figure(root=True)
+        assert figure is not None
+        return figure, ax
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, for a checkpoint."""
+        bounds = None if self.bounds is None else [self.bounds.base_lr, self.bounds.max_lr]
+        return {**vars(self), "lrs": list(self.lrs), "values": list(self.values), "bounds": bounds}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "RangeTestResult":
+        """The result from which ``state`` was taken."""
+        return cls(**{**state, "bounds": None if state["bounds"] is None else LRBounds(*state["bounds"])})
+
+
+def _visible_range(curve: list[float], monitor_mode: str) -> tuple[float, float]:
+    """Limits that show the improvement and the turn, but not the explosion after it."""
+    low, high = min(curve), max(curve)
+    start = curve[0]
+    if monitor_mode == "min":
+        high = min(high, start + 0.5 * (start - low)) if start > low else high
+    else:
+        low = max(low, start - 0.5 * (high - start)) if start < high else low
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
