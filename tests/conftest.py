@@ -1,0 +1,11 @@
+import pytest
+import torch
+from pytorch_lightning import seed_everything
+
+
+@pytest.fixture(autouse=True)
+def _same_start(tmp_path, monkeypatch):
+    """Every test starts with the same random numbers, in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    seed_everything(1, verbose=False)
+    torch.set_num_threads(1)
