@@ -87,10 +87,8 @@ class Snapshot:
             self._undo.append(undo)
         elif _is_walked(value):
             self.add_attributes(value)
-        parts = _parts(value)
-        if len(parts) <= _LARGE:
-            for part in parts:
-                self.add(part, data)
+        for part in _parts(value) or ():
+            self.add(part, data)
 
     def _remember_array(self, value: Any, data: bool) -> None:
         if not isinstance(value, Tensor):
@@ -105,9 +103,7 @@ class Snapshot:
             return  # cannot be written in place; whoever holds it is given the same object back
         shard = local_shard(value)
         copy = shard.clone() if self.device is None else shard.to(self.device, copy=True)
-        self._undo.append(functools.partial(_put_back_tensor, value, copy))
-        self._undo.append(functools.partial(value.requires_grad_, value.requires_grad))
-        self._undo.append(functools.partial(setattr, value, "grad", value.grad))
+        self._undo.append(functools.partial(_put_back_tensor, value, copy, value.requires_grad, value.grad))
         if value.grad is not None:
             self.add(value.grad)
 
@@ -134,21 +130,23 @@ def is_restorable(source: Any) -> bool:
         if hasattr(value, "__next__"):
             return False
         parts = _parts(value)
-        if not (parts or _is_inert(value)):
+        if parts is None and not _is_inert(value):
             return False
-        pending.extend(parts if len(parts) <= _LARGE else ())
+        pending.extend(parts or ())
     return True
 
 
-def _parts(value: Any) -> tuple[Any, ...]:
-    """What a value consists of, as far as a snapshot looks into it."""
+def _parts(value: Any) -> tuple[Any, ...] | None:
+    """What a value consists of, as far as a snapshot looks into it; ``None`` if it does not."""
     if isinstance(value, dict):
-        return tuple(value.values())
-    if isinstance(value, list | tuple | set | frozenset | collections.deque):
-        return tuple(value)
-    if _is_walked(value):
-        return tuple(vars(value).values())
-    return ()
+        parts = tuple(value.values())
+    elif isinstance(value, list | tuple | set | frozenset | collections.deque):
+        parts = tuple(value)
+    elif _is_walked(value):
+        parts = tuple(vars(value).values())
+    else:
+        return None
+    return parts if len(parts) <= _LARGE else ()
 
 
 def _is_inert(value: Any) -> bool:
@@ -176,6 +174,18 @@ def set_rng_state(state: dict[str, Any]) -> None:
         sys.modules["numpy"].random.set_state(state["numpy"])
     if "cuda" in state:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def same_rng_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two states taken by :func:`rng_state` would lead to the same random numbers."""
+    return bool(_listed(list(one.values())) == _listed(list(other.values())))
+
+
+def _listed(value: Any) -> Any:
+    """Tensors and arrays compare element by element, lists as a whole."""
+    if isinstance(value, list | tuple):
+        return [_listed(part) for part in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _numpy() -> ModuleType | None:
@@ -252,7 +262,9 @@ def _put_back_array(array: Any, copy: Any) -> None:
     array[...] = copy
 
 
-def _put_back_tensor(tensor: Tensor, copy: Tensor) -> None:
+def _put_back_tensor(tensor: Tensor, copy: Tensor, requires_grad: bool, grad: Tensor | None) -> None:
+    tensor.requires_grad_(requires_grad)
+    tensor.grad = grad
     shard = local_shard(tensor)
     if shard.shape == copy.shape and not _is_expanded(shard):
         shard.copy_(copy)

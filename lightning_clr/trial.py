@@ -8,7 +8,6 @@ and fetchers live on loop objects and vanish with the shadow; everything else is
 
 import copy
 import dataclasses
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -20,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_clr.packages import Callback, lightning_name
-from lightning_clr.snapshot import Snapshot, is_restorable, rng_state, set_rng_state
+from lightning_clr.snapshot import Snapshot, is_restorable, rng_state, same_rng_state, set_rng_state
 
 _TESTED = "2.2 to 2.6"
 
@@ -316,7 +315,7 @@ class _Replay:
         """A stream that shuffles draws from the global generators when it starts: let them move as they would have."""
         self.started = True
         before, after = self.tee.rng_around_first
-        if pickle.dumps(before) == pickle.dumps(rng_state()):
+        if same_rng_state(before, rng_state()):
             set_rng_state(after)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_clr import CLRMixin
@@ -32,7 +32,7 @@ class Plain(LightningModule):
 
     def loss(self, batch):
         x, y = batch
-        return F.cross_entropy(self(x), y)
+        return cross_entropy(self(x), y)
 
     def training_step(self, batch, batch_idx):
         loss = self.loss(batch)
