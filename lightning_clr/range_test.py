@@ -10,6 +10,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+from torchmetrics.aggregation import MeanMetric
 
 from lightning_clr.apply import apply_bounds, peak_lrs
 from lightning_clr.bounds import LRBounds
@@ -245,6 +246,7 @@ class _Recording:
         self.step = 0
         self._validates = False
         self._lowest = math.inf
+        self._mean = MeanMetric(sync_on_compute=False, nan_strategy="disable").to(trainer.strategy.root_device)
         this.on_optimizer_step = self._apply
 
     @property
@@ -254,20 +256,22 @@ class _Recording:
 
     def record_step(self) -> None:
         """One optimizer step, over as many batches as it accumulates."""
-        batches: list[Tensor] = []
-        for _ in range(_PATIENCE * self.trainer.accumulate_grad_batches):
-            batches.append(self._monitored(self.trial.run_batch()))
+        patience = _PATIENCE * self.trainer.accumulate_grad_batches
+        for _ in range(patience):
+            value = self._monitored(self.trial.run_batch())
+            self._mean.update(value)
             if any(sweep.optimizer_stepped for sweep in self.sweeps):
                 break
-            if not all(map(math.isfinite, batches)):  # mixed precision skips the steps of a loss that has diverged
+            if not math.isfinite(value):  # mixed precision skips the steps of a loss that has diverged
                 break
         else:
             raise ValueError(
-                f"A range test needs optimizer steps, but none was made in {len(batches)} batches. Check that"
+                f"A range test needs optimizer steps, but none was made in {patience} batches. Check that"
                 " `training_step` steps the optimizer, or returns a loss for Lightning to do so."
             )
         if not self._validates:
-            self._append(torch.stack(batches).mean())
+            self._append(self._mean.compute())
+            self._mean.reset()
         elif self.step % self.test.val_every_n_steps == 0 or self.step == self.test.num_steps - 1:
             self._append(self._logged(self.trial.validate()))
         self.step += 1

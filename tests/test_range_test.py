@@ -1,0 +1,330 @@
+"""What the range test records and finds, against known answers."""
+
+import math
+
+import pytest
+import torch
+from models import Plain, Scheduled, loader, quiet_trainer
+from pytorch_lightning import LightningModule
+from pytorch_lightning.callbacks import Callback, GradientAccumulationScheduler, LearningRateMonitor
+from torch.utils.data import DataLoader
+
+from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, lr_range_test
+
+
+class Bowl(LightningModule):
+    """The loss a * w**2 / 2, on which gradient descent diverges exactly when lr > 2 / a."""
+
+    def __init__(self, a=1.0):
+        super().__init__()
+        self.a = a
+        self.w = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+
+    def training_step(self, batch, batch_idx):
+        return self.a * self.w**2 / 2
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def nothing_but(n=1000):
+    return DataLoader(range(n))
+
+
+def test_recorded_loss_turns_at_the_stability_limit():
+    """On the bowl the loss falls up to lr = 2/a and rises from there on, to within one step of the sweep."""
+    for a in (1.0, 4.0, 100.0):
+        result = lr_range_test(quiet_trainer(), Bowl(a), nothing_but(), min_lr=1e-3 / a, max_lr=100 / a, num_steps=100)
+
+        lowest = result.lrs[result.values.index(min(result.values))]
+        ratio = result.lrs[1] / result.lrs[0]
+        assert 2 / a <= lowest <= 2 / a * ratio
+
+
+def test_bounds_lie_below_the_stability_limit():
+    result = lr_range_test(quiet_trainer(), Bowl(), nothing_but(), min_lr=1e-4, max_lr=100)
+
+    assert 0 < result.bounds.base_lr < result.bounds.max_lr < 2
+
+
+def test_sweep_hits_both_ends_exactly():
+    result = lr_range_test(quiet_trainer(), Bowl(), nothing_but(), min_lr=1e-4, max_lr=1.0, num_steps=5 * 8 + 1)
+
+    assert (result.lrs[0], result.lrs[10], result.lrs[-1]) == (1e-4, pytest.approx(1e-3), 1.0)
+
+
+def test_linear_sweep_rises_by_equal_amounts():
+    result = lr_range_test(quiet_trainer(), Bowl(), nothing_but(), min_lr=0.1, max_lr=1.0, num_steps=10, mode="linear")
+
+    assert result.lrs == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+
+
+class Constant(Plain):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * 0 + 4.0
+
+
+def test_constant_loss_stays_constant():
+    """Neither smoothing nor accumulation bends a flat curve."""
+    for accumulated in (1, 4):
+        trainer = quiet_trainer(accumulate_grad_batches=accumulated)
+
+        result = lr_range_test(trainer, Constant(), loader(), num_steps=20)
+
+        assert result.values == [4.0] * 20
+        assert result.smoothed == pytest.approx([4.0] * 20)
+
+
+def test_accumulation_averages_its_window():
+    """Two batches of eight, accumulated, record what one batch of sixteen does."""
+    whole = lr_range_test(quiet_trainer(), fixed(), loader(batch_size=16), num_steps=30, max_lr=0.5)
+    halves = lr_range_test(
+        quiet_trainer(accumulate_grad_batches=2), fixed(), loader(batch_size=8), num_steps=30, max_lr=0.5
+    )
+
+    assert halves.values == pytest.approx(whole.values, rel=1e-5)
+
+
+def fixed():
+    torch.manual_seed(0)
+    return Plain()
+
+
+def test_accumulation_scheduler_counts_from_the_first_epoch():
+    """Each of the ten steps sees four batches."""
+    seen = []
+
+    class Counting(Plain):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    test = LRRangeTest(num_steps=10, stop_factor=None)
+    trainer = quiet_trainer(max_steps=1, callbacks=[test, GradientAccumulationScheduler({0: 4, 1: 2})])
+    with pytest.warns(UserWarning, match="still improving"):
+        trainer.fit(Counting(), loader(64 * 16))
+
+    assert len(seen) == 10 * 4 + 4
+
+
+def test_short_data_start_over():
+    """Four batches an epoch are enough for a hundred steps."""
+    result = lr_range_test(quiet_trainer(), Plain(), loader(64), num_steps=100, stop_factor=None)
+
+    assert len(result.lrs) == 100
+
+
+class Hot(Plain):
+    """NaN as soon as the learning rate exceeds 0.1."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss * math.nan if self.optimizers().param_groups[0]["lr"] > 0.1 else loss
+
+
+def test_nan_ends_the_sweep():
+    result = lr_range_test(quiet_trainer(), Hot(), loader(), min_lr=1e-3, max_lr=10.0, num_steps=41, stop_factor=None)
+
+    assert math.isnan(result.values[-1])
+    assert not any(map(math.isnan, result.values[:-1]))
+    assert 0.1 < result.lrs[-1] < 0.13
+
+
+def test_divergence_ends_the_sweep():
+    """Long before lr = 1000 the loss is above four times its lowest value."""
+    result = lr_range_test(quiet_trainer(), Plain(), loader(), max_lr=1000.0)
+
+    assert len(result.lrs) < 100
+    assert math.isfinite(result.values[-1])
+
+
+def test_no_stop_factor_runs_to_the_end():
+    result = lr_range_test(quiet_trainer(), Plain(), loader(), max_lr=30.0, stop_factor=None)
+
+    assert result.lrs[-1] == 30.0
+
+
+def test_logged_metric_is_recorded():
+    """The training loss by its logged name gives the same curve as the training loss itself."""
+    by_default = lr_range_test(quiet_trainer(), fixed(), loader(), num_steps=20)
+    by_name = lr_range_test(quiet_trainer(), fixed(), loader(), num_steps=20, monitor="train_loss")
+
+    assert by_name.values == by_default.values
+
+
+class OnEpoch(Plain):
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.log("epoch_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+
+def test_metric_logged_per_epoch_is_read_at_every_step():
+    """Each value is that of its own step, not the mean since the epoch began."""
+    by_default = lr_range_test(quiet_trainer(), OnEpoch(), loader(), num_steps=20)
+    torch.manual_seed(1)
+    by_name = lr_range_test(quiet_trainer(), OnEpoch(), loader(), num_steps=20, monitor="epoch_loss")
+
+    assert len(set(by_name.values)) == 20
+    assert by_name.values[0] == pytest.approx(math.log(3), rel=0.3)
+    assert len(by_default.values) == 20
+
+
+def test_validation_metric_is_evaluated_every_few_steps():
+    """Steps 0, 10, 20, ... and the last."""
+    result = lr_range_test(
+        quiet_trainer(), Plain(), loader(), loader(64), monitor="val_acc", monitor_mode="max", val_every_n_steps=10,
+        min_lr=1e-6, max_lr=10.0, num_steps=36,
+    )  # fmt: skip
+
+    assert len(result.lrs) == 5
+    assert (result.lrs[0], result.lrs[-1]) == (1e-6, 10.0)
+    assert all(0 <= value <= 1 for value in result.values)
+
+
+class Groups(Plain):
+    def configure_optimizers(self):
+        groups = [{"params": self.body.parameters(), "lr": 0.01}, {"params": self.head.parameters()}]
+        return torch.optim.SGD(groups, lr=0.1)
+
+
+class Lrs(Callback):
+    """The learning rates at the first batch of training."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 0:
+            self.first = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+
+
+def test_groups_keep_their_ratio_in_the_sweep_and_after_it():
+    swept = []
+
+    class Spied(Groups):
+        def training_step(self, batch, batch_idx):
+            swept.append([group["lr"] for group in self.optimizers().param_groups])
+            return super().training_step(batch, batch_idx)
+
+    lrs = Lrs()
+    quiet_trainer(max_steps=1, callbacks=[LRRangeTest(num_steps=50, max_lr=3.0), lrs]).fit(Spied(), loader())
+
+    assert all(body == pytest.approx(0.1 * head) for body, head in swept)
+    assert swept[0][1] == 1e-6
+    assert lrs.first[0] == pytest.approx(0.1 * lrs.first[1])
+
+
+def test_both_bounds_reach_the_schedule_of_the_same_fit():
+    """The first step runs at base_lr, the peak is max_lr."""
+    test, monitor = LRRangeTest(), Lrs()
+    module = Scheduled(schedule=Cyclic(step_size=5, cycle_momentum=False))
+    trainer = quiet_trainer(max_epochs=2, callbacks=[test, monitor])
+    trainer.fit(module, loader())
+
+    assert monitor.first == [test.result.bounds.base_lr]
+    assert module.lr_bounds == test.result.bounds
+    assert module.lr_schedulers().bounds == test.result.bounds
+
+
+def test_cyclic_schedule_peaks_at_max_lr():
+    test = LRRangeTest()
+    peaks = []
+
+    class Spied(Scheduled):
+        def on_train_batch_start(self, batch, batch_idx):
+            peaks.append(self.optimizers().param_groups[0]["lr"])
+
+    quiet_trainer(max_epochs=1, callbacks=[test]).fit(Spied(schedule=Cyclic(step_size=4)), loader())
+
+    assert peaks[-16:][4] == test.result.bounds.max_lr
+
+
+def test_inconclusive_test_keeps_the_configured_learning_rate():
+    lrs = Lrs()
+    trainer = quiet_trainer(max_steps=1, callbacks=[LRRangeTest(num_steps=20), lrs])
+
+    with pytest.warns(UserWarning, match="did not improve clearly.*configured learning rate is kept"):
+        trainer.fit(Constant(), loader())
+
+    assert lrs.first == [0.1]
+
+
+def test_fast_dev_run_skips_the_test():
+    test = LRRangeTest()
+
+    quiet_trainer(fast_dev_run=True, callbacks=[test]).fit(Plain(), loader())
+
+    assert test.result is None
+
+
+def test_callback_comes_first():
+    """It acts before callbacks that look at the learning rate, wherever it stands in the list."""
+
+    class Early(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.seen = trainer.callbacks[0]
+
+    test, early = LRRangeTest(num_steps=10), Early()
+    trainer = quiet_trainer(max_steps=1, callbacks=[early, test])
+    with pytest.warns(UserWarning, match="LR range test"):
+        trainer.fit(Constant(), loader())
+
+    assert early.seen is test
+
+
+def test_function_leaves_model_trainer_and_random_numbers_alone():
+    """Training after it equals training without it."""
+
+    def weights(tested):
+        torch.manual_seed(0)
+        module, trainer = Scheduled(schedule=OneCycle()), quiet_trainer(max_epochs=2)
+        if tested:
+            assert lr_range_test(trainer, module, loader(shuffle=True), loader(64)).bounds is not None
+        torch.manual_seed(3)
+        trainer.fit(module, loader(shuffle=True), loader(64))
+        return [*module.parameters()], trainer.global_step
+
+    (tested, steps), (untested, same_steps) = weights(True), weights(False)
+
+    assert steps == same_steps == 32
+    assert all(map(torch.equal, tested, untested))
+
+
+def test_function_draws_no_random_numbers():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+
+    module = Plain()
+    torch.manual_seed(0)
+    lr_range_test(quiet_trainer(), module, loader(shuffle=True))
+
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_function_takes_a_configured_trainer_with_logger_and_callbacks(tmp_path):
+    """Nothing is written, and the trainer has its callbacks back."""
+    trainer = quiet_trainer(logger=True, enable_checkpointing=True, callbacks=[LearningRateMonitor()])
+    callbacks = list(trainer.callbacks)
+
+    lr_range_test(trainer, Plain(), loader(), num_steps=30)
+
+    assert trainer.callbacks == callbacks
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explicit_bounds_are_replaced_by_what_is_found():
+    module = Scheduled(lr_bounds=LRBounds(1e-9, 1e-8))
+
+    quiet_trainer(max_epochs=1, callbacks=[LRRangeTest()]).fit(module, loader())
+
+    assert module.lr_bounds.max_lr > 1e-4
+
+
+def test_later_fit_of_the_same_trainer_is_not_tested_again():
+    test = LRRangeTest()
+    trainer = quiet_trainer(max_epochs=1, callbacks=[test])
+    trainer.fit(Plain(), loader())
+    first = test.result
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(trainer.lightning_module, loader())
+
+    assert test.result is first
