@@ -1,0 +1,46 @@
+"""The code that users read runs."""
+
+import re
+import runpy
+from pathlib import Path
+
+import matplotlib
+import pytest
+from models import Plain, loader
+
+ROOT = Path(__file__).parents[1]
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """Trainers that readers configure as they like stay quiet here."""
+    for name, value in {"LOGGER": "False", "ENABLE_PROGRESS_BAR": "False", "ENABLE_CHECKPOINTING": "False"}.items():
+        monkeypatch.setenv(f"PL_TRAINER_{name}", value)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_readme_code_runs(tmp_path, capsys):
+    """Block after block, with the model and the data of the reader."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {"model": Plain(), "train_dataloaders": loader(), "val_dataloaders": loader(64)}
+
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+
+    assert len(blocks) >= 4
+    assert "LR range test: base_lr=" in capsys.readouterr().out
+    assert (tmp_path / "curve.csv").exists()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_digits_example_runs(tmp_path, capsys):
+    """Real data, a range test, 1cycle, and two pictures."""
+    runpy.run_path(str(ROOT / "examples" / "digits.py"))["main"](max_epochs=4)
+
+    printed = capsys.readouterr().out
+    ours, default = (float(percent) for percent in re.findall(r"([\d.]+)%", printed))
+    assert "LR range test: base_lr=" in printed
+    assert ours > 90 > default
+    assert {path.name for path in tmp_path.iterdir()} == {"range_test.png", "schedule.png"}
