@@ -6,7 +6,14 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    CyclicLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 from lightning_clr.bounds import LRBounds
 from lightning_clr.scheduler import ScheduleLR, refilled
@@ -69,21 +76,50 @@ def apply_bounds(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bou
     configured = constant_lr(bounds)
     for optimizer, lrs in zip(optimizers, peaks, strict=True):
         ratios = [lr / top for lr in lrs]
-        drivers = [scheduler for scheduler in _drivers(optimizer, schedulers) if not _only_reacts(scheduler)]
+        drivers = _drivers(optimizer, schedulers)
         if not drivers:
             _set_lrs(optimizer, [constant_lr(bounds) * ratio for ratio in ratios])
-        for scheduler in drivers:
+        for scheduler in reversed(drivers):  # the first of several is the one in force, and has the last word
             configured = bounds.max_lr
             _rebind(scheduler, bounds, ratios, top)
+    for scheduler in schedulers:
+        if hasattr(scheduler, "_last_lr"):
+            scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
     return configured
 
 
+def update_hyperparameters(pl_module: Any, loggers: Sequence[Any], bounds: LRBounds, configured_lr: float) -> None:
+    """Make attributes and saved hyper-parameters tell what is in force.
+
+    Args:
+        pl_module: The LightningModule. Its ``lr_bounds`` is set if it has one, its ``lr`` and ``learning_rate`` if they
+            are numbers; hyper-parameters of these names are updated where they exist.
+        loggers: Where changed hyper-parameters are logged again.
+        bounds: The bounds in force.
+        configured_lr: What :func:`apply_bounds` has returned.
+    """
+    truth = {"lr": configured_lr, "learning_rate": configured_lr, "lr_bounds": bounds}
+    if hasattr(pl_module, "lr_bounds"):
+        pl_module.lr_bounds = bounds
+    for name in ("lr", "learning_rate"):
+        if isinstance(getattr(pl_module, name, None), float):
+            setattr(pl_module, name, configured_lr)
+    changed = {name: value for name, value in truth.items() if name in pl_module.hparams}
+    if changed:
+        pl_module.hparams.update(changed)
+        for logger in loggers:
+            logger.log_hyperparams(pl_module.hparams)
+
+
 def _drivers(optimizer: Optimizer, schedulers: Sequence[Any]) -> list[Any]:
-    return [scheduler for scheduler in schedulers if getattr(scheduler, "optimizer", None) is optimizer]
-
-
-def _only_reacts(scheduler: Any) -> bool:
-    return isinstance(scheduler, ReduceLROnPlateau)
+    """The schedulers that set the learning rates of an optimizer; of a composite one its members."""
+    drivers = []
+    for scheduler in schedulers:
+        if isinstance(scheduler, SequentialLR | ChainedScheduler):
+            drivers += _drivers(optimizer, scheduler._schedulers)
+        elif getattr(scheduler, "optimizer", None) is optimizer and not isinstance(scheduler, ReduceLROnPlateau):
+            drivers.append(scheduler)
+    return drivers
 
 
 def _peak_lr(group: dict[str, Any], index: int, drivers: Sequence[Any]) -> float:
@@ -94,57 +130,66 @@ def _peak_lr(group: dict[str, Any], index: int, drivers: Sequence[Any]) -> float
             return float(scheduler.max_lrs[index])
         if isinstance(scheduler, OneCycleLR):
             return float(group["max_lr"])
-        if not _only_reacts(scheduler):
-            return float(group.get("initial_lr", group["lr"]))
-    return float(group["lr"])
+    return float(group.get("initial_lr", group["lr"]) if drivers else group["lr"])
 
 
 def _rebind(scheduler: Any, bounds: LRBounds, ratios: Sequence[float], top: float) -> None:
-    optimizer = scheduler.optimizer
     if isinstance(scheduler, ScheduleLR):
         share = scheduler.bounds.max_lr / top  # below 1 if another optimizer has the largest learning rate
-        scheduler.set_bounds(LRBounds(bounds.base_lr * share, bounds.max_lr * share))
+        scheduler.bounds = LRBounds(bounds.base_lr * share, bounds.max_lr * share)
+        if not _waits(scheduler):
+            scheduler.apply()
         return
     base_lrs: list[float | Tensor] = [bounds.base_lr * ratio for ratio in ratios]
-    max_lrs = [bounds.max_lr * ratio for ratio in ratios]
-    if isinstance(scheduler, CyclicLR):
-        scheduler.base_lrs, scheduler.max_lrs = base_lrs, max_lrs
-        for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
-            group["initial_lr"] = refilled(group["initial_lr"], base_lr)
-    elif isinstance(scheduler, OneCycleLR):
-        scheduler.base_lrs = base_lrs
-        for group, base_lr, max_lr in zip(optimizer.param_groups, base_lrs, max_lrs, strict=True):
-            final_div_factor = group["initial_lr"] / group["min_lr"]
-            group.update(initial_lr=base_lr, max_lr=max_lr, min_lr=base_lr / final_div_factor)
+    max_lrs: list[float | Tensor] = [bounds.max_lr * ratio for ratio in ratios]
+    if isinstance(scheduler, CyclicLR | OneCycleLR):
+        _move_between(scheduler, base_lrs, max_lrs)
     else:
-        _rescale(scheduler, max_lrs)
+        _start_from(scheduler, max_lrs)
+
+
+def _move_between(
+    scheduler: CyclicLR | OneCycleLR, base_lrs: list[float | Tensor], max_lrs: list[float | Tensor]
+) -> None:
+    groups = scheduler.optimizer.param_groups
+    scheduler.base_lrs = base_lrs
+    if isinstance(scheduler, CyclicLR):
+        scheduler.max_lrs = max_lrs
+    else:
+        # a group at zero stays there
+        for group, base_lr, max_lr in zip(groups, base_lrs, max_lrs, strict=True):
+            final_div_factor = group["initial_lr"] / group["min_lr"] if group["min_lr"] else 1.0
+            group.update(max_lr=max_lr, min_lr=base_lr / final_div_factor)
+    if _waits(scheduler):
         return
+    for group, base_lr in zip(groups, base_lrs, strict=True):
+        group["initial_lr"] = refilled(group["initial_lr"], base_lr)
     with warnings.catch_warnings():  # torch wants get_lr to be called from step only
         warnings.simplefilter("ignore", UserWarning)
-        _set_lrs(optimizer, scheduler.get_lr())
-    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+        _set_lrs(scheduler.optimizer, scheduler.get_lr())
 
 
-def _rescale(scheduler: Any, max_lrs: Sequence[float]) -> None:
+def _waits(scheduler: LRScheduler) -> bool:
+    """Whether a scheduler waits for its turn in a sequence."""
+    return scheduler.last_epoch < 0
+
+
+def _start_from(scheduler: Any, max_lrs: list[float | Tensor]) -> None:
     """Let a scheduler that multiplies an initial learning rate start from ``max_lrs``."""
-    groups = scheduler.optimizer.param_groups
-    if not isinstance(scheduler, LRScheduler):
+    if isinstance(scheduler, LRScheduler):
+        scheduler.base_lrs = [*max_lrs]
+    else:
         warnings.warn(
             f"The bounds of the range test cannot reach a {type(scheduler).__name__}, which is not a torch scheduler:"
             " the optimizer's lr is set, but the scheduler may overwrite it.",
             stacklevel=4,
         )
-    factors = [
-        max_lr / float(group.get("initial_lr", group["lr"])) for group, max_lr in zip(groups, max_lrs, strict=True)
-    ]
-    for member in (scheduler, *getattr(scheduler, "_schedulers", ())):
-        for name in ("base_lrs", "_last_lr"):
-            if hasattr(member, name):
-                setattr(member, name, [lr * factor for lr, factor in zip(getattr(member, name), factors, strict=True)])
-    for group, factor in zip(groups, factors, strict=True):
-        for name in ("initial_lr", "lr"):
-            if name in group:
-                group[name] = refilled(group[name], float(group[name]) * factor)
+    for group, max_lr in zip(scheduler.optimizer.param_groups, max_lrs, strict=True):
+        initial_lr = float(group.get("initial_lr", group["lr"]))
+        warmth = float(group["lr"]) / initial_lr if initial_lr else 1.0  # below 1 at the start of a warm-up
+        group["lr"] = refilled(group["lr"], max_lr * warmth)
+        if "initial_lr" in group:
+            group["initial_lr"] = refilled(group["initial_lr"], max_lr)
 
 
 def _set_lrs(optimizer: Optimizer, lrs: Sequence[float | Tensor]) -> None:

@@ -4,7 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 
-def require(name: str, value: Any, rule: str, holds: Callable[[Any], object], advice: str = "") -> None:
+def require(
+    name: str,
+    value: Any,
+    rule: str,
+    holds: Callable[[Any], object],
+    advice: str = "",
+    error: type[Exception] = ValueError,
+) -> None:
     """Raise unless ``holds(value)``.
 
     Args:
@@ -13,9 +20,10 @@ def require(name: str, value: Any, rule: str, holds: Callable[[Any], object], ad
         rule: What was expected, completing "`name` must …".
         holds: The rule as a predicate. Comparisons with NaN are false, so NaN never passes an inequality.
         advice: What to do, a whole sentence.
+        error: What to raise; TypeError if the rule is about the type.
 
     Raises:
-        ValueError: If the rule does not hold.
+        ValueError: If the rule does not hold, unless ``error`` is another.
         TypeError: If the rule cannot even be asked of a value of this type.
 
     Example:
@@ -29,5 +37,7 @@ def require(name: str, value: Any, rule: str, holds: Callable[[Any], object], ad
         passed = holds(value)
     except TypeError:
         raise TypeError(message) from None
+    except OverflowError:  # infinity is no whole number
+        passed = False
     if not passed:
-        raise ValueError(message)
+        raise error(message)

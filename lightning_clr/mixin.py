@@ -40,9 +40,11 @@ class CLRMixin:
     ) -> None:
         super().__init__(*args, **kwargs)
         if schedule is not None:
-            require("schedule", schedule, "be a Schedule such as OneCycle()", lambda s: isinstance(s, Schedule))
+            rule = "be a Schedule such as OneCycle()"
+            require("schedule", schedule, rule, lambda value: isinstance(value, Schedule), error=TypeError)
         if lr_bounds is not None:
-            require("lr_bounds", lr_bounds, "be LRBounds(base_lr, max_lr)", lambda b: isinstance(b, LRBounds))
+            rule = "be LRBounds(base_lr, max_lr)"
+            require("lr_bounds", lr_bounds, rule, lambda value: isinstance(value, LRBounds), error=TypeError)
         self.schedule: Schedule = OneCycle() if schedule is None else schedule
         self.lr_bounds = lr_bounds
 

@@ -1,30 +1,20 @@
 """Leslie Smith's LR range test as a Lightning callback and as a function."""
 
-import inspect
 import math
-import statistics
-from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor
-from torch.optim import Optimizer
-from torchmetrics.aggregation import MeanMetric
 
-from lightning_clr.apply import apply_bounds, peak_lrs
-from lightning_clr.bounds import LRBounds
+from lightning_clr.apply import apply_bounds, update_hyperparameters
 from lightning_clr.checks import require
 from lightning_clr.packages import Callback, lightning_name
 from lightning_clr.progress import progress_bar
 from lightning_clr.result import RangeTestResult
-from lightning_clr.scheduler import ScheduleLR
-from lightning_clr.schedules import Sweep
 from lightning_clr.snapshot import Snapshot
-from lightning_clr.trial import Trial, end_of_fit, trial
+from lightning_clr.sweep import SweepRecording, require_sweepable
+from lightning_clr.trial import end_of_fit, trial
 
 _FEWEST_STEPS = 10
-_PATIENCE = 100  # accumulation windows without an optimizer step
 
 
 class LRRangeTest(Callback):
@@ -137,12 +127,12 @@ class LRRangeTest(Callback):
         Raises:
             ValueError: If there is no optimizer with a learning rate to sweep, or ``monitor`` is never logged.
         """
-        _require_sweepable(trainer)
+        require_sweepable(trainer)
         with (
             trial(trainer, pl_module, self.snapshot_device) as this,
             progress_bar(trainer, self.num_steps) as advance_bar,
         ):
-            curve = _Recording(self, trainer, this)
+            curve = SweepRecording(self, trainer, this)
             while not curve.ended:
                 curve.record_step()
                 advance_bar()
@@ -171,7 +161,7 @@ class LRRangeTest(Callback):
             return
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         configured_lr = apply_bounds(trainer.optimizers, schedulers, result.bounds)
-        _update_hyperparameters(trainer, pl_module, result.bounds, configured_lr)
+        update_hyperparameters(pl_module, trainer.loggers, result.bounds, configured_lr)
         rank_zero_info(result.summary())
 
 
@@ -226,160 +216,3 @@ class _OnlyTest(LRRangeTest):
         if trainer.global_step == 0:
             self.result = self.run(trainer, pl_module)
         raise end_of_fit(trainer)
-
-
-class _Recording:
-    """A sweep in progress.
-
-    Attributes:
-        lrs: Learning rates recorded so far.
-        values: What was monitored at each of them.
-    """
-
-    def __init__(self, test: LRRangeTest, trainer: Any, this: Trial) -> None:
-        self.test = test
-        self.trainer = trainer
-        self.trial = this
-        self.lrs: list[float] = []
-        self.values: list[float] = []
-        self.sweeps = _sweeps(trainer, test)
-        self.step = 0
-        self._validates = False
-        self._lowest = math.inf
-        self._mean = MeanMetric(sync_on_compute=False, nan_strategy="disable").to(trainer.strategy.root_device)
-        this.on_optimizer_step = self._apply
-
-    @property
-    def ended(self) -> bool:
-        """Whether the sweep is through, or has diverged."""
-        return self.step >= self.test.num_steps or self._diverged()
-
-    def record_step(self) -> None:
-        """One optimizer step, over as many batches as it accumulates."""
-        patience = _PATIENCE * self.trainer.accumulate_grad_batches
-        for _ in range(patience):
-            value = self._monitored(self.trial.run_batch())
-            self._mean.update(value)
-            if any(sweep.optimizer_stepped for sweep in self.sweeps):
-                break
-            if not math.isfinite(value):  # mixed precision skips the steps of a loss that has diverged
-                break
-        else:
-            raise ValueError(
-                f"A range test needs optimizer steps, but none was made in {patience} batches. Check that"
-                " `training_step` steps the optimizer, or returns a loss for Lightning to do so."
-            )
-        if not self._validates:
-            self._append(self._mean.compute())
-            self._mean.reset()
-        elif self.step % self.test.val_every_n_steps == 0 or self.step == self.test.num_steps - 1:
-            self._append(self._logged(self.trial.validate()))
-        self.step += 1
-        for sweep in self.sweeps:
-            sweep.step()
-
-    def _append(self, value: Tensor) -> None:
-        reduced = self.trainer.strategy.reduce(value, reduce_op="mean")  # one number, one decision on all ranks
-        self.lrs.append(self.sweeps[0].schedule.lr(self.step, self.test.num_steps, self.sweeps[0].bounds))
-        self.values.append(float(reduced))
-
-    def _monitored(self, loss: Tensor | None) -> Tensor:
-        """The value of the batch just run; a placeholder if validation is what counts."""
-        if self.test.monitor is None:
-            if loss is None:
-                raise ValueError(
-                    "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
-                    f" set `monitor` to one of the logged metrics: {sorted(self.trial.metrics)}."
-                )
-            return self._scalar(loss)
-        logged = self.trial.metrics
-        if self.test.monitor in logged:
-            return self._scalar(logged[self.test.monitor])
-        if self.step == 0 and not self._validates:
-            self._validates = True
-            logged |= self.trial.validate()
-            self._logged(logged)
-        return self._scalar(torch.zeros(()))
-
-    def _logged(self, metrics: dict[str, Tensor]) -> Tensor:
-        if self.test.monitor not in metrics:
-            raise ValueError(
-                f"`monitor` must be a metric that the module logs in `training_step` or in validation, got"
-                f" {self.test.monitor!r}. Logged were: {sorted(metrics)}."
-            )
-        return self._scalar(metrics[self.test.monitor])
-
-    def _scalar(self, value: Any) -> Tensor:
-        scalar = torch.as_tensor(value, dtype=torch.float32, device=self.trainer.strategy.root_device)
-        return scalar.detach().mean()
-
-    def _apply(self) -> None:
-        for sweep in self.sweeps:
-            sweep.apply()
-
-    def _diverged(self) -> bool:
-        if not self.values:
-            return False
-        if not math.isfinite(self.values[-1]):
-            return True
-        if self.test.stop_factor is None or self.test.monitor_mode == "max":
-            return False
-        recent = statistics.median(self.values[-5:])  # a single noisy batch is no divergence
-        self._lowest = min(self._lowest, recent)
-        return recent > max(self._lowest + (self.test.stop_factor - 1) * abs(self._lowest), self.values[0])
-
-
-def _sweeps(trainer: Any, test: LRRangeTest) -> list[ScheduleLR]:
-    """The rising learning rate on every optimizer, group by group in the ratios that training will have."""
-    peaks = peak_lrs(trainer.optimizers, [config.scheduler for config in trainer.lr_scheduler_configs])
-    for optimizer, lrs in zip(trainer.optimizers, peaks, strict=True):
-        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-            group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
-    bounds = LRBounds(test.min_lr, test.max_lr)
-    reference_lr = max(lr for lrs in peaks for lr in lrs)
-    return [
-        ScheduleLR(optimizer, Sweep(mode=test.mode), test.num_steps, bounds, reference_lr=reference_lr)
-        for optimizer in trainer.optimizers
-    ]
-
-
-def _require_sweepable(trainer: Any) -> None:
-    optimizers: Sequence[Optimizer] = trainer.optimizers
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    if not groups or not all("lr" in group for group in groups):
-        raise ValueError(
-            "A range test sweeps the learning rate of the module's optimizers, but"
-            f" {[type(optimizer).__name__ for optimizer in optimizers]} have none. Return an optimizer with `lr` from"
-            " `configure_optimizers`, or remove `LRRangeTest`."
-        )
-    lrs = [float(group["lr"]) for group in groups]
-    if not max(lrs) > 0:
-        raise ValueError(f"A range test needs a positive `lr` in at least one parameter group, got {lrs}.")
-    for optimizer in optimizers:
-        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-        if closure is not None and closure.default is inspect.Parameter.empty:
-            raise ValueError(
-                f"A range test needs one evaluation per optimizer step, but {type(optimizer).__name__} drives the"
-                " training step itself, several times a step. Choose another optimizer, or remove `LRRangeTest`."
-            )
-    if any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__):
-        raise ValueError(
-            "DeepSpeed keeps weights and optimizer states where a range test cannot restore them. Run the test with"
-            " another strategy, and set the bounds it finds."
-        )
-
-
-def _update_hyperparameters(trainer: Any, pl_module: Any, bounds: LRBounds, configured_lr: float) -> None:
-    """Make attributes and saved hyper-parameters tell what is in force."""
-    truth = {"lr": configured_lr, "learning_rate": configured_lr, "lr_bounds": bounds}
-    if hasattr(pl_module, "lr_bounds"):
-        pl_module.lr_bounds = bounds
-    for name in ("lr", "learning_rate"):
-        if isinstance(getattr(pl_module, name, None), float):
-            setattr(pl_module, name, configured_lr)
-    changed = {name: value for name, value in truth.items() if name in pl_module.hparams}
-    if changed:
-        pl_module.hparams.update(changed)
-        log: Callable[[Any], None]
-        for log in [logger.log_hyperparams for logger in trainer.loggers]:
-            log(pl_module.hparams)

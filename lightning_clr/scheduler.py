@@ -1,5 +1,6 @@
 """Applies any schedule to an optimizer's parameter groups."""
 
+import math
 import warnings
 from typing import Any
 
@@ -65,7 +66,7 @@ class ScheduleLR(LRScheduler):
     ) -> None:
         require("schedule", schedule, "be a Schedule such as OneCycle()", lambda value: isinstance(value, Schedule))
         if total_steps is not None:
-            require("total_steps", total_steps, "be at least 1 optimizer step", lambda total: total >= 1)
+            require("total_steps", total_steps, "be at least 1 optimizer step and finite", lambda n: 1 <= n < math.inf)
         elif schedule.needs_total_steps:
             raise ValueError(f"{schedule} needs to know how long training lasts: pass `total_steps`.")
         if not isinstance(optimizer, Optimizer):
@@ -95,13 +96,11 @@ class ScheduleLR(LRScheduler):
 
     def apply(self) -> None:
         """Write the current learning rate and momentum into the groups, whoever else has changed them."""
-        groups = self.optimizer.param_groups
-        for group in groups[len(self.ratios) :]:  # added since, at an lr chosen in view of the lr then in force
-            self.ratios.append(float(group["lr"]) / (self._lr or self.bounds.max_lr))
+        self._meet_new_groups()
         self._lr = self.schedule.lr(self.last_epoch, self.total_steps, self.bounds)
         momentum = self.schedule.momentum(self.last_epoch, self.total_steps)
         self._last_lr = self.get_lr()
-        for group, lr in zip(groups, self._last_lr, strict=True):
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = refilled(group["lr"], lr)
             if momentum is not None:
                 _set_momentum(group, momentum)
@@ -117,6 +116,7 @@ class ScheduleLR(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """Position, length, bounds and ratios as plain numbers (loads under ``weights_only=True``)."""
+        self._meet_new_groups()
         return {
             "last_epoch": self.last_epoch,
             "total_steps": self.total_steps,
@@ -131,7 +131,7 @@ class ScheduleLR(LRScheduler):
         self.bounds = LRBounds(state_dict["base_lr"], state_dict["max_lr"])
         self.ratios = list(state_dict["ratios"])
         self.apply()
-        if state_dict["total_steps"] != self.total_steps and self.schedule.needs_total_steps:
+        if state_dict["total_steps"] not in (None, self.total_steps) and self.schedule.needs_total_steps:
             planned = self.schedule.lr(self.last_epoch, state_dict["total_steps"], self.bounds)
             warnings.warn(
                 f"The checkpoint was made for {state_dict['total_steps']} optimizer steps, training now has"
@@ -139,6 +139,10 @@ class ScheduleLR(LRScheduler):
                 f" lr {self._lr:.3g} instead of {planned:.3g}.",
                 stacklevel=2,
             )
+
+    def _meet_new_groups(self) -> None:
+        for group in self.optimizer.param_groups[len(self.ratios) :]:  # their lr was chosen in view of the lr in force
+            self.ratios.append(float(group["lr"]) / (self._lr or self.bounds.max_lr))
 
     def _note_optimizer_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         found_inf = getattr(optimizer, "found_inf", None)  # fused optimizers skip inside their kernel

@@ -116,7 +116,7 @@ class OneCycle(Schedule):
         last_lr = bounds.base_lr / self.final_div_factor
         if self.anneal == "smith":
             step_size = self._smith_step_size(total)
-            if step >= 2 * step_size:
+            if step >= min(2 * step_size, total - 1):
                 return last_lr
             return _along([(0, bounds.base_lr), (step_size, bounds.max_lr), (2 * step_size, 0.0)], step, _linear)
         return self._along_phases(step, total, [bounds.base_lr, bounds.max_lr, bounds.base_lr, last_lr])

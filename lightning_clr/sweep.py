@@ -1,0 +1,184 @@
+"""One sweep in progress: the rising learning rate, the value of every step, and when it has diverged."""
+
+import inspect
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics.aggregation import MeanMetric
+
+from lightning_clr.apply import peak_lrs
+from lightning_clr.bounds import LRBounds
+from lightning_clr.scheduler import ScheduleLR, refilled
+from lightning_clr.schedules import Sweep
+from lightning_clr.trial import Trial
+
+_PATIENCE = 100  # accumulation windows without an optimizer step
+
+
+class SweepPlan(Protocol):
+    """What a recording needs to know of :class:`~lightning_clr.LRRangeTest`, whose arguments these are."""
+
+    min_lr: float
+    max_lr: float
+    num_steps: int
+    mode: Literal["exponential", "linear"]
+    monitor: str | None
+    monitor_mode: Literal["min", "max"]
+    stop_factor: float | None
+    val_every_n_steps: int
+
+
+class SweepRecording:
+    """A sweep in progress.
+
+    Attributes:
+        lrs: Learning rates recorded so far.
+        values: What was monitored at each of them.
+    """
+
+    def __init__(self, plan: SweepPlan, trainer: Any, this: Trial) -> None:
+        self.plan = plan
+        self.trainer = trainer
+        self.trial = this
+        self.lrs: list[float] = []
+        self.values: list[float] = []
+        self.sweeps = _sweeps(trainer, plan)
+        self.step = 0
+        self._validates = False
+        self._skips = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self._diverged = False
+        self._lowest = math.inf
+        self._mean = MeanMetric(sync_on_compute=False, nan_strategy="disable").to(trainer.strategy.root_device)
+        this.on_optimizer_step = self._apply
+
+    @property
+    def ended(self) -> bool:
+        """Whether the sweep is through, or has diverged."""
+        return self.step >= self.plan.num_steps or self._diverged
+
+    def record_step(self) -> None:
+        """One optimizer step, over as many batches as it accumulates."""
+        patience = _PATIENCE * self.trainer.accumulate_grad_batches
+        for _ in range(patience):
+            value = self._monitored(self.trial.run_batch())
+            self._mean.update(value)
+            if any(sweep.optimizer_stepped for sweep in self.sweeps):
+                break
+            if self._skips and not math.isfinite(self._over_ranks(value)):  # a step that mixed precision never makes
+                break
+        else:
+            raise ValueError(
+                f"A range test needs optimizer steps, but none was made in {patience} batches. Check that"
+                " `training_step` steps the optimizer, or returns a loss for Lightning to do so."
+            )
+        if not self._validates:
+            self._append(self._mean.compute())
+            self._mean.reset()
+        elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.plan.num_steps - 1:
+            self._append(self._logged(self.trial.validate()))
+        self.step += 1
+        for sweep in self.sweeps:
+            sweep.step()
+
+    def _append(self, value: Tensor) -> None:
+        self.lrs.append(self.sweeps[0].schedule.lr(self.step, self.plan.num_steps, self.sweeps[0].bounds))
+        self.values.append(self._over_ranks(value))
+        self._diverged = self._has_diverged()
+
+    def _over_ranks(self, value: Tensor) -> float:
+        """The mean over ranks: one number, so one decision."""
+        return float(self.trainer.strategy.reduce(value.clone(), reduce_op="mean"))
+
+    def _monitored(self, loss: Tensor | None) -> Tensor:
+        """The value of the batch just run; a placeholder if validation is what counts."""
+        if self.plan.monitor is None:
+            if loss is None:
+                raise ValueError(
+                    "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
+                    f" set `monitor` to one of the logged metrics: {sorted(self.trial.metrics)}."
+                )
+            return self._scalar(loss)
+        logged = self.trial.metrics
+        if self.plan.monitor in logged:
+            return self._scalar(logged[self.plan.monitor])
+        if self.step == 0 and not self._validates:
+            self._validates = True
+            logged |= self.trial.validate()
+            self._logged(logged)
+        return self._scalar(torch.zeros(()))
+
+    def _logged(self, metrics: dict[str, Tensor]) -> Tensor:
+        if self.plan.monitor not in metrics:
+            raise ValueError(
+                f"`monitor` must be a metric that the module logs in `training_step` or in validation, got"
+                f" {self.plan.monitor!r}. Logged were: {sorted(metrics)}."
+            )
+        return self._scalar(metrics[self.plan.monitor])
+
+    def _scalar(self, value: Any) -> Tensor:
+        scalar = torch.as_tensor(value, dtype=torch.float32, device=self.trainer.strategy.root_device)
+        return scalar.detach().mean()
+
+    def _apply(self) -> None:
+        for sweep in self.sweeps:
+            sweep.apply()
+
+    def _has_diverged(self) -> bool:
+        if not math.isfinite(self.values[-1]):
+            return True
+        if self.plan.stop_factor is None or self.plan.monitor_mode == "max":
+            return False
+        recent = statistics.median(self.values[-5:])  # a single noisy batch is no divergence
+        self._lowest = min(self._lowest, recent)
+        return recent > max(self._lowest + (self.plan.stop_factor - 1) * abs(self._lowest), self.values[0])
+
+
+def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:
+    """The rising learning rate on every optimizer, group by group in the ratios that training will have."""
+    peaks = peak_lrs(trainer.optimizers, [config.scheduler for config in trainer.lr_scheduler_configs])
+    for optimizer, lrs in zip(trainer.optimizers, peaks, strict=True):
+        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+            group["lr"] = refilled(group["lr"], lr)
+    bounds = LRBounds(plan.min_lr, plan.max_lr)
+    reference_lr = max(lr for lrs in peaks for lr in lrs)
+    return [
+        ScheduleLR(optimizer, Sweep(mode=plan.mode), plan.num_steps, bounds, reference_lr=reference_lr)
+        for optimizer in trainer.optimizers
+    ]
+
+
+def require_sweepable(trainer: Any) -> None:
+    """Refuse, before the first step, what cannot be swept.
+
+    Raises:
+        ValueError: If there is no optimizer with a positive learning rate, one that drives the training step itself, or
+            a strategy whose state cannot be restored.
+    """
+    optimizers: Sequence[Optimizer] = trainer.optimizers
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    if not groups or not all("lr" in group for group in groups):
+        raise ValueError(
+            "A range test sweeps the learning rate of the module's optimizers, but"
+            f" {[type(optimizer).__name__ for optimizer in optimizers]} have none. Return an optimizer with `lr` from"
+            " `configure_optimizers`, or remove `LRRangeTest`."
+        )
+    lrs = [float(group["lr"]) for group in groups]
+    if not max(lrs) > 0:
+        raise ValueError(f"A range test needs a positive `lr` in at least one parameter group, got {lrs}.")
+    for optimizer in optimizers:
+        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise ValueError(
+                f"A range test needs one evaluation per optimizer step, but {type(optimizer).__name__} drives the"
+                " training step itself, several times a step. Choose another optimizer, or remove `LRRangeTest`."
+            )
+    if any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__):
+        raise ValueError(
+            "DeepSpeed keeps weights and optimizer states where a range test cannot restore them. Run the test with"
+            " another strategy, and set the bounds it finds."
+        )
