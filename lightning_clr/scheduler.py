@@ -64,7 +64,10 @@ class ScheduleLR(LRScheduler):
         *,
         reference_lr: float | None = None,
     ) -> None:
-        require("schedule", schedule, "be a Schedule such as OneCycle()", lambda value: isinstance(value, Schedule))
+        rule = "be a Schedule such as OneCycle()"
+        require("schedule", schedule, rule, lambda value: isinstance(value, Schedule), error=TypeError)
+        rule = "be LRBounds(base_lr, max_lr) or None"
+        require("bounds", bounds, rule, lambda value: value is None or isinstance(value, LRBounds), error=TypeError)
         if total_steps is not None:
             require("total_steps", total_steps, "be at least 1 optimizer step and finite", lambda n: 1 <= n < math.inf)
         elif schedule.needs_total_steps:
