@@ -196,7 +196,13 @@ def _(value: np.ndarray) -> Any:
 
 @plain.register
 def _(value: nn.Module) -> Any:
-    return plain({k: v for k, v in vars(value).items() if k not in ("_trainer", "_metric_attributes")})
+    found = {}
+    for name, part in vars(value).items():
+        if "hooks" in name:  # numbered in the order of their making, which differs between any two runs
+            found[name] = list(part.values()) if part else []
+        elif name not in ("_trainer", "_metric_attributes") and not name.startswith("__"):
+            found[name] = part
+    return plain(found)
 
 
 @plain.register
