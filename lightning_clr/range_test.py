@@ -7,7 +7,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_clr.apply import apply_bounds, update_hyperparameters
 from lightning_clr.checks import require
-from lightning_clr.packages import Callback, lightning_name
+from lightning_clr.packages import Callback, lightning_name, package_of
 from lightning_clr.progress import progress_bar
 from lightning_clr.result import RangeTestResult
 from lightning_clr.snapshot import Snapshot
@@ -86,7 +86,9 @@ class LRRangeTest(Callback):
         )
         require("mode", mode, 'be "exponential" or "linear"', lambda value: value in ("exponential", "linear"))
         if monitor is not None:
-            require("monitor", monitor, "be the name of a logged metric", lambda name: name and isinstance(name, str))
+            rule = "be the name of a logged metric"
+            require("monitor", monitor, rule, lambda name: isinstance(name, str), error=TypeError)
+            require("monitor", monitor, rule, len)
         require("monitor_mode", monitor_mode, 'be "min" or "max"', lambda value: value in ("min", "max"))
         if stop_factor is not None:
             require("stop_factor", stop_factor, "be above 1", lambda factor: factor > 1, "Use None to never stop.")
@@ -129,8 +131,8 @@ class LRRangeTest(Callback):
         """
         require_sweepable(trainer)
         with (
+            progress_bar(trainer, self.num_steps) as advance_bar,  # first: the trainer has no bar during a trial
             trial(trainer, pl_module, self.snapshot_device) as this,
-            progress_bar(trainer, self.num_steps) as advance_bar,
         ):
             curve = SweepRecording(self, trainer, this)
             while not curve.ended:
@@ -188,8 +190,10 @@ def lr_range_test(
 
     Raises:
         ValueError: If an argument is outside its range, or ``trainer`` is set to ``fast_dev_run``.
+        TypeError: If ``trainer`` is not a Trainer.
     """
     test = _OnlyTest(**kwargs)
+    package_of(trainer)  # refuses what is no trainer
     if trainer.fast_dev_run:
         raise ValueError("`lr_range_test` needs real steps, but the trainer is set to `fast_dev_run`. Turn it off.")
     callbacks, loggers, sanity_steps = trainer.callbacks, trainer.loggers, trainer.num_sanity_val_steps

@@ -145,7 +145,13 @@ def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = refilled(group["lr"], lr)
     bounds = LRBounds(plan.min_lr, plan.max_lr)
-    reference_lr = max(lr for lrs in peaks for lr in lrs)
+    all_lrs = [lr for lrs in peaks for lr in lrs]
+    reference_lr = max(all_lrs)
+    if not reference_lr > 0:
+        raise ValueError(
+            f"A range test needs a positive `lr` in at least one parameter group, got {all_lrs}. Any value will do: the"
+            " groups' ratios are what counts."
+        )
     return [
         ScheduleLR(optimizer, Sweep(mode=plan.mode), plan.num_steps, bounds, reference_lr=reference_lr)
         for optimizer in trainer.optimizers
@@ -156,7 +162,7 @@ def require_sweepable(trainer: Any) -> None:
     """Refuse, before the first step, what cannot be swept.
 
     Raises:
-        ValueError: If there is no optimizer with a positive learning rate, one that drives the training step itself, or
+        ValueError: If there is no optimizer with a learning rate, one that drives the training step itself, or
             a strategy whose state cannot be restored.
     """
     optimizers: Sequence[Optimizer] = trainer.optimizers
@@ -167,9 +173,6 @@ def require_sweepable(trainer: Any) -> None:
             f" {[type(optimizer).__name__ for optimizer in optimizers]} have none. Return an optimizer with `lr` from"
             " `configure_optimizers`, or remove `LRRangeTest`."
         )
-    lrs = [float(group["lr"]) for group in groups]
-    if not max(lrs) > 0:
-        raise ValueError(f"A range test needs a positive `lr` in at least one parameter group, got {lrs}.")
     for optimizer in optimizers:
         closure = inspect.signature(type(optimizer).step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:

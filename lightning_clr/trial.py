@@ -79,6 +79,8 @@ class Trial:
             ValueError: If the validation data are a stream that cannot start over.
         """
         trainer, connector = self._trainer, self._trainer._logger_connector
+        if not trainer.enable_validation:
+            return {}
         combined = self._loop.epoch_loop.val_loop._combined_loader
         if combined is not None and not all(map(_can_start_over, combined.flattened)):
             raise ValueError(
