@@ -1,5 +1,6 @@
 """Hands the bounds that a range test has found to whatever drives the learning rate of a live training."""
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -77,11 +78,16 @@ def apply_bounds(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bou
     for optimizer, lrs in zip(optimizers, peaks, strict=True):
         ratios = [lr / top for lr in lrs]
         drivers = _drivers(optimizer, schedulers)
-        if not drivers:
-            _set_lrs(optimizer, [constant_lr(bounds) * ratio for ratio in ratios])
-        for scheduler in reversed(drivers):  # the first of several is the one in force, and has the last word
+        own = [scheduler for scheduler in drivers if isinstance(scheduler, ScheduleLR)]
+        if drivers:
             configured = bounds.max_lr
-            _rebind(scheduler, bounds, ratios, top)
+        else:
+            _set_lrs(optimizer, [constant_lr(bounds) * ratio for ratio in ratios])
+        if len(own) < len(drivers):
+            _restart(optimizer, drivers, bounds, ratios)
+        for scheduler in own:
+            share = scheduler.bounds.max_lr / top  # below 1 if another optimizer has the largest learning rate
+            scheduler.set_bounds(LRBounds(bounds.base_lr * share, bounds.max_lr * share))
     for scheduler in schedulers:
         if hasattr(scheduler, "_last_lr"):
             scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
@@ -102,8 +108,9 @@ def update_hyperparameters(pl_module: Any, loggers: Sequence[Any], bounds: LRBou
     if hasattr(pl_module, "lr_bounds"):
         pl_module.lr_bounds = bounds
     for name in ("lr", "learning_rate"):
-        if isinstance(getattr(pl_module, name, None), float):
-            setattr(pl_module, name, configured_lr)
+        if isinstance(getattr(pl_module, name, None), int | float):
+            with contextlib.suppress(AttributeError):  # a property that reads the hyper-parameters
+                setattr(pl_module, name, configured_lr)
     changed = {name: value for name, value in truth.items() if name in pl_module.hparams}
     if changed:
         pl_module.hparams.update(changed)
@@ -133,63 +140,44 @@ def _peak_lr(group: dict[str, Any], index: int, drivers: Sequence[Any]) -> float
     return float(group.get("initial_lr", group["lr"]) if drivers else group["lr"])
 
 
-def _rebind(scheduler: Any, bounds: LRBounds, ratios: Sequence[float], top: float) -> None:
-    if isinstance(scheduler, ScheduleLR):
-        share = scheduler.bounds.max_lr / top  # below 1 if another optimizer has the largest learning rate
-        scheduler.bounds = LRBounds(bounds.base_lr * share, bounds.max_lr * share)
-        if not _waits(scheduler):
-            scheduler.apply()
-        return
+def _restart(optimizer: Optimizer, drivers: Sequence[Any], bounds: LRBounds, ratios: Sequence[float]) -> None:
+    """Bring groups and schedulers to where they were if the schedulers had been constructed with the bounds."""
     base_lrs: list[float | Tensor] = [bounds.base_lr * ratio for ratio in ratios]
     max_lrs: list[float | Tensor] = [bounds.max_lr * ratio for ratio in ratios]
-    if isinstance(scheduler, CyclicLR | OneCycleLR):
-        _move_between(scheduler, base_lrs, max_lrs)
-    else:
-        _start_from(scheduler, max_lrs)
+    initial_lrs = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    between = [scheduler for scheduler in drivers if isinstance(scheduler, CyclicLR | OneCycleLR)]
+    starts_low = any(scheduler.base_lrs == initial_lrs for scheduler in between)
+    start_lrs = base_lrs if starts_low else max_lrs
+    for scheduler in drivers:
+        _hand_over(scheduler, base_lrs, max_lrs, start_lrs)
+    for group, initial_lr, start_lr in zip(optimizer.param_groups, initial_lrs, start_lrs, strict=True):
+        warmth = float(group["lr"]) / float(initial_lr) if initial_lr else 1.0  # below 1 at the start of a warm-up
+        group["lr"] = refilled(group["lr"], start_lr * warmth)
+        if "initial_lr" in group:
+            group["initial_lr"] = refilled(group["initial_lr"], start_lr)
+    for scheduler in between:
+        if scheduler.last_epoch >= 0:  # others wait for their turn in a sequence
+            with warnings.catch_warnings():  # torch wants get_lr to be called from step only
+                warnings.simplefilter("ignore", UserWarning)
+                _set_lrs(optimizer, scheduler.get_lr())
 
 
-def _move_between(
-    scheduler: CyclicLR | OneCycleLR, base_lrs: list[float | Tensor], max_lrs: list[float | Tensor]
-) -> None:
-    groups = scheduler.optimizer.param_groups
-    scheduler.base_lrs = base_lrs
+def _hand_over(scheduler: Any, base_lrs: list[Any], max_lrs: list[Any], start_lrs: list[Any]) -> None:
     if isinstance(scheduler, CyclicLR):
-        scheduler.max_lrs = max_lrs
-    else:
-        # a group at zero stays there
-        for group, base_lr, max_lr in zip(groups, base_lrs, max_lrs, strict=True):
-            final_div_factor = group["initial_lr"] / group["min_lr"] if group["min_lr"] else 1.0
+        scheduler.base_lrs, scheduler.max_lrs = base_lrs, max_lrs
+    elif isinstance(scheduler, OneCycleLR):
+        scheduler.base_lrs = base_lrs
+        for group, base_lr, max_lr in zip(scheduler.optimizer.param_groups, base_lrs, max_lrs, strict=True):
+            final_div_factor = group["initial_lr"] / group["min_lr"] if group["min_lr"] else 1.0  # frozen at 0
             group.update(max_lr=max_lr, min_lr=base_lr / final_div_factor)
-    if _waits(scheduler):
-        return
-    for group, base_lr in zip(groups, base_lrs, strict=True):
-        group["initial_lr"] = refilled(group["initial_lr"], base_lr)
-    with warnings.catch_warnings():  # torch wants get_lr to be called from step only
-        warnings.simplefilter("ignore", UserWarning)
-        _set_lrs(scheduler.optimizer, scheduler.get_lr())
-
-
-def _waits(scheduler: LRScheduler) -> bool:
-    """Whether a scheduler waits for its turn in a sequence."""
-    return scheduler.last_epoch < 0
-
-
-def _start_from(scheduler: Any, max_lrs: list[float | Tensor]) -> None:
-    """Let a scheduler that multiplies an initial learning rate start from ``max_lrs``."""
-    if isinstance(scheduler, LRScheduler):
-        scheduler.base_lrs = [*max_lrs]
+    elif isinstance(scheduler, LRScheduler):
+        scheduler.base_lrs = [*start_lrs]
     else:
         warnings.warn(
             f"The bounds of the range test cannot reach a {type(scheduler).__name__}, which is not a torch scheduler:"
             " the optimizer's lr is set, but the scheduler may overwrite it.",
             stacklevel=4,
         )
-    for group, max_lr in zip(scheduler.optimizer.param_groups, max_lrs, strict=True):
-        initial_lr = float(group.get("initial_lr", group["lr"]))
-        warmth = float(group["lr"]) / initial_lr if initial_lr else 1.0  # below 1 at the start of a warm-up
-        group["lr"] = refilled(group["lr"], max_lr * warmth)
-        if "initial_lr" in group:
-            group["initial_lr"] = refilled(group["initial_lr"], max_lr)
 
 
 def _set_lrs(optimizer: Optimizer, lrs: Sequence[float | Tensor]) -> None:
