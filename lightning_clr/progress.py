@@ -19,12 +19,13 @@ def progress_bar(trainer: Any, total: int) -> Iterator[Callable[[], object]]:
     elif hasattr(bar, "progress"):  # RichProgressBar; two live displays would clash
         from rich.progress import Progress
 
-        if bar.progress is not None:
+        on_screen = bar.progress is not None and bar.progress.live.is_started
+        if on_screen:
             bar.progress.stop()
         with Progress(transient=True) as progress:
             task = progress.add_task(_TITLE, total=total)
             yield lambda: progress.advance(task)
-        if bar.progress is not None:
+        if on_screen:
             bar.progress.start()
     else:
         from tqdm.auto import tqdm  # type: ignore[import-untyped]  # comes with Lightning
