@@ -5,8 +5,6 @@ Everything of Lightning's that we need is taken from the package the user's trai
 
 import contextlib
 import importlib
-import importlib.util
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
@@ -15,9 +13,8 @@ if TYPE_CHECKING:
     Callback = pytorch_lightning.Callback
 else:
     _bases = [pytorch_lightning.Callback]
-    if "lightning.pytorch" in sys.modules or importlib.util.find_spec("lightning") is not None:
-        with contextlib.suppress(Exception):  # a broken package that the user may not even use must not break us
-            _bases.append(importlib.import_module("lightning.pytorch").Callback)
+    with contextlib.suppress(Exception):  # a missing or broken package that the user does not use must not break us
+        _bases.append(importlib.import_module("lightning.pytorch").Callback)
 
     class Callback(*_bases):
         """A callback for the Trainer of either package."""

@@ -1,0 +1,194 @@
+"""Both Lightning packages, `pytorch_lightning` and `lightning.pytorch`, whose classes are distinct."""
+
+import subprocess
+import sys
+
+import lightning.pytorch as lightning_pytorch
+import pytest
+import pytorch_lightning
+import torch
+from models import Plain, Scheduled, loader, quiet_trainer
+
+from lightning_clr import CLRMixin, Cyclic, LRRangeTest, OneCycle, lr_range_test
+from lightning_clr.packages import lightning_name, package_of
+
+
+class Twin(lightning_pytorch.LightningModule):
+    """The other package's `Plain`."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(8, 16)
+        self.head = torch.nn.Linear(16, 3)
+
+    forward = Plain.forward
+    loss = Plain.loss
+    training_step = Plain.training_step
+    validation_step = Plain.validation_step
+    configure_optimizers = Plain.configure_optimizers
+
+
+class ScheduledTwin(CLRMixin, Twin):
+    """The other package's `Scheduled`."""
+
+    def configure_optimizers(self):
+        return self.with_schedule(super().configure_optimizers())
+
+
+PLAIN = {pytorch_lightning: Plain, lightning_pytorch: Twin}
+SCHEDULED = {pytorch_lightning: Scheduled, lightning_pytorch: ScheduledTwin}
+each_package = pytest.mark.parametrize(
+    "package", [pytorch_lightning, lightning_pytorch], ids=["pytorch_lightning", "lightning.pytorch"]
+)
+each_way = pytest.mark.parametrize("in_list", [True, False], ids=["in a list", "bare"])
+
+
+def lr_recorder(package):
+    """A callback of that package's own, and the learning rates it sees at each optimizer step."""
+    lrs = []
+
+    class Recorder(package.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            lrs.append(optimizer.param_groups[0]["lr"])
+
+    return Recorder(), lrs
+
+
+def seeded(kind, **arguments):
+    torch.manual_seed(5)
+    return kind(**arguments)
+
+
+def found_by(package, in_list=True):
+    """The result of the range test of a fit."""
+    test = LRRangeTest()
+    trainer = quiet_trainer(package.Trainer, max_epochs=1, callbacks=[test] if in_list else test)
+    trainer.fit(seeded(PLAIN[package]), loader())
+    return test.result
+
+
+@each_package
+@each_way
+def test_callback_runs(package, in_list):
+    """As one of several, or given alone; the trainer of either package takes it for its own."""
+    assert isinstance(LRRangeTest(), package.Callback)
+
+    assert found_by(package, in_list).bounds is not None
+
+
+def test_both_packages_find_the_same_bounds():
+    """The whole curve is the same, to the last bit."""
+    assert found_by(pytorch_lightning) == found_by(lightning_pytorch)
+
+
+@each_package
+def test_function_runs(package):
+    """And gives what the callback gives."""
+    trainer = quiet_trainer(package.Trainer, max_epochs=1)
+
+    assert lr_range_test(trainer, seeded(PLAIN[package]), loader()) == found_by(package)
+
+
+@each_package
+@each_way
+def test_bounds_reach_the_mixin(package, in_list):
+    """Training rises from `base_lr` and reaches `max_lr`."""
+    test, (recorder, lrs) = LRRangeTest(), lr_recorder(package)
+    module = seeded(SCHEDULED[package], schedule=Cyclic(step_size=4))
+    module.on_before_optimizer_step = lambda optimizer: recorder.on_before_optimizer_step(None, module, optimizer)
+
+    quiet_trainer(package.Trainer, max_epochs=1, callbacks=[test] if in_list else test).fit(module, loader())
+
+    during_training = lrs[-16:]
+    assert during_training[0] == pytest.approx(test.result.bounds.base_lr)
+    assert during_training[4] == max(during_training) == pytest.approx(test.result.bounds.max_lr)
+
+
+@each_package
+def test_total_steps_follow_the_accumulation_of_either_package(package):
+    """The callback that changes the accumulation is the package's own class."""
+    module = SCHEDULED[package](schedule=OneCycle())
+    accumulation = package.callbacks.GradientAccumulationScheduler({0: 4, 1: 2})
+
+    quiet_trainer(package.Trainer, max_epochs=2, callbacks=[accumulation]).fit(module, loader())
+
+    assert module.lr_schedulers().total_steps == 12
+
+
+def trained(package, max_epochs, ckpt_path=None):
+    """The test, the learning rates of a training with it, and the trainer."""
+    test, (recorder, lrs) = LRRangeTest(), lr_recorder(package)
+    module = seeded(SCHEDULED[package], schedule=Cyclic(step_size=5))
+    trainer = quiet_trainer(package.Trainer, max_epochs=max_epochs, callbacks=[test, recorder])
+    trainer.fit(module, loader(), ckpt_path=ckpt_path)
+    return test, lrs, trainer
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(pytorch_lightning, lightning_pytorch), (lightning_pytorch, pytorch_lightning)],
+    ids=["from pytorch_lightning", "from lightning.pytorch"],
+)
+def test_checkpoint_resumes_in_the_other_package(first, second):
+    """The result is read back instead of measured, and the rates go on as in one uninterrupted training."""
+    _, uninterrupted, _ = trained(first, 2)
+    test, _, trainer = trained(first, 1)
+    trainer.save_checkpoint("half.ckpt")
+
+    resumed, lrs, _ = trained(second, 2, ckpt_path="half.ckpt")
+
+    assert resumed.result == test.result
+    assert lrs == uninterrupted[16:]
+
+
+@each_package
+def test_package_is_told_by_the_trainer(package):
+    """Also for a subclass of the user's."""
+    trainer = type("MyTrainer", (package.Trainer,), {})(barebones=True)
+
+    assert package_of(trainer) == package.__name__
+    assert lightning_name(trainer, "callbacks", "ProgressBar") is package.callbacks.ProgressBar
+
+
+def test_what_is_no_trainer_is_refused():
+    """By name."""
+    with pytest.raises(TypeError, match="`trainer` must be a Lightning Trainer, got Linear"):
+        package_of(torch.nn.Linear(1, 1))
+
+
+ONLY_PYTORCH_LIGHTNING = """
+from lightning_clr import LRRangeTest
+import pytorch_lightning, sys
+
+assert issubclass(LRRangeTest, pytorch_lightning.Callback)
+callbacks = {base for base in LRRangeTest.__mro__ if base.__name__ == "Callback"}
+assert {base.__module__.split(".")[0] for base in callbacks} == {"lightning_clr", "pytorch_lightning"}, callbacks
+"""
+NOT_INSTALLED = """
+import sys
+
+class Blocked:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "lightning":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked)
+"""
+BROKEN = """
+import os, sys
+
+os.mkdir("lightning")
+open("lightning/__init__.py", "w").write("raise RuntimeError('made for another torch')")
+sys.path.insert(0, os.getcwd())
+"""
+
+
+@pytest.mark.parametrize("lightning", [NOT_INSTALLED, BROKEN], ids=["not installed", "broken"])
+def test_package_that_cannot_be_imported_is_done_without(lightning):
+    """The callback is then a callback of `pytorch_lightning` only."""
+    script = lightning + ONLY_PYTORCH_LIGHTNING
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
