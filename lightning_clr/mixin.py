@@ -56,7 +56,7 @@ class CLRMixin:
                 ``self.lr_schedulers()``).
             total_steps: Length of training in optimizer steps. By default it follows from the Trainer: epochs,
                 ``max_steps``, limits, accumulation, devices and nodes. Pass it with manual optimization if you do not
-                step once per batch.
+                step once per batch, or if ``max_steps`` ends training, which counts the steps of all optimizers.
 
         Returns:
             Lightning's dictionary of optimizer and scheduler with ``interval="step"``, or a list of these.

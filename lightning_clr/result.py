@@ -107,9 +107,7 @@ class RangeTestResult:
         ax.set_ylabel(self.monitor)
         ax.set_title("LR range test" if self.bounds else f"LR range test: {self.reason}", fontsize="medium", wrap=True)
         ax.legend()
-        figure = ax.get_figure(root=True)
-        assert figure is not None
-        return figure, ax
+        return ax.figure.canvas.figure, ax  # the whole figure, also of axes in a subfigure
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for a checkpoint."""
