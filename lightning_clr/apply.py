@@ -118,6 +118,18 @@ def update_hyperparameters(pl_module: Any, loggers: Sequence[Any], bounds: LRBou
             logger.log_hyperparams(pl_module.hparams)
 
 
+def peak_momentum(optimizer: Optimizer, schedulers: Sequence[Any]) -> float | None:
+    """The momentum that training will have at ``max_lr``; ``None`` if no scheduler moves it."""
+    for scheduler in _drivers(optimizer, schedulers):
+        if isinstance(scheduler, ScheduleLR):
+            return scheduler.schedule.peak_momentum
+        if isinstance(scheduler, CyclicLR) and scheduler.cycle_momentum:
+            return float(scheduler.base_momentums[0])
+        if isinstance(scheduler, OneCycleLR) and scheduler.cycle_momentum:
+            return float(optimizer.param_groups[0]["base_momentum"])
+    return None
+
+
 def _drivers(optimizer: Optimizer, schedulers: Sequence[Any]) -> list[Any]:
     """The schedulers that set the learning rates of an optimizer; of a composite one its members."""
     drivers = []

@@ -1,12 +1,14 @@
 """Leslie Smith's LR range test as a Lightning callback and as a function."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_clr.apply import apply_bounds, update_hyperparameters
 from lightning_clr.checks import require
+from lightning_clr.curve import STILL_IMPROVING
 from lightning_clr.packages import Callback, lightning_name, package_of
 from lightning_clr.progress import progress_bar
 from lightning_clr.result import RangeTestResult
@@ -15,6 +17,8 @@ from lightning_clr.sweep import SweepRecording, require_sweepable
 from lightning_clr.trial import end_of_fit, trial
 
 _FEWEST_STEPS = 10
+_USUAL_MAX_LR = 10.0
+_UTMOST_LR = 1000.0
 
 
 class LRRangeTest(Callback):
@@ -31,7 +35,8 @@ class LRRangeTest(Callback):
 
     Args:
         min_lr: Smallest learning rate of the sweep, that of its first step.
-        max_lr: Largest learning rate of the sweep, that of its last step.
+        max_lr: Largest learning rate of the sweep, that of its last step. If it is left at 10 and the loss still
+            improves there, the sweep goes on at the same pace, up to 1000.
         num_steps: Length of the sweep in optimizer steps. Short data sets are gone through several times.
         mode: Whether the learning rate is multiplied (``"exponential"``) or raised (``"linear"``, Smith 2017, section
             3.3) by the same amount at each step.
@@ -39,7 +44,8 @@ class LRRangeTest(Callback):
             ``training_step`` or in validation.
         monitor_mode: Whether a lower (``"min"``) or a higher value (``"max"``, an accuracy) is better.
         stop_factor: End the sweep when the loss has risen above this multiple of its lowest value, and above its
-            first; ``None`` runs to the end. NaN and infinity always end it. Metrics to be maximised do not.
+            first; ``None`` runs to the end, and no further. NaN and infinity always end it, metrics to be maximised do
+            not.
         val_every_n_steps: How often to run validation when ``monitor`` is a validation metric, in optimizer steps.
         on_inconclusive: Warn and keep the configured learning rate when the curve does not tell the bounds, or raise.
         snapshot_device: Where the module's tensors are kept meanwhile; by default beside the originals.
@@ -63,7 +69,7 @@ class LRRangeTest(Callback):
     def __init__(
         self,
         min_lr: float = 1e-6,
-        max_lr: float = 10.0,
+        max_lr: float = _USUAL_MAX_LR,
         num_steps: int = 100,
         mode: Literal["exponential", "linear"] = "exponential",
         monitor: str | None = None,
@@ -135,15 +141,20 @@ class LRRangeTest(Callback):
             trial(trainer, pl_module, self.snapshot_device) as this,
         ):
             curve = SweepRecording(self, trainer, this)
-            while not curve.ended:
-                curve.record_step()
-                advance_bar()
+            result = self._record(curve, advance_bar)
+            unlimited = self.max_lr == _USUAL_MAX_LR and self.mode == "exponential" and self.stop_factor is not None
+            if unlimited and result.reason.startswith(STILL_IMPROVING):
+                curve.go_on(_UTMOST_LR)
+                result = self._record(curve, advance_bar)
+        return result
+
+    def _record(self, curve: SweepRecording, advance_bar: Callable[[], object]) -> RangeTestResult:
+        while not curve.ended:
+            curve.record_step()
+            advance_bar()
+        monitor = self.monitor or "train loss"
         return RangeTestResult.read(
-            curve.lrs,
-            curve.values,
-            monitor=self.monitor or "train loss",
-            monitor_mode=self.monitor_mode,
-            mode=self.mode,
+            curve.lrs, curve.values, monitor=monitor, monitor_mode=self.monitor_mode, mode=self.mode
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class RangeTestResult:
         >>> lrs = [10 ** (step / 10 - 5) for step in range(60)]
         >>> result = RangeTestResult.read(lrs, [2 / (1 + (lr / 0.01) ** 2) + lr for lr in lrs])
         >>> print(result.summary())
-        LR range test: base_lr=0.0025, max_lr=0.016 (60 steps, train loss)
+        LR range test: base_lr=0.002, max_lr=0.04 (60 steps, train loss)
     """
 
     lrs: list[float]

@@ -44,6 +44,11 @@ class Schedule(ABC):
         """Whether the policy cannot be computed without the length of training."""
         return True
 
+    @property
+    def peak_momentum(self) -> float | None:
+        """Momentum at ``max_lr``; ``None`` if momentum is left alone."""
+        return None
+
     def bounds_below(self, max_lr: float) -> LRBounds:
         """The bounds when only the upper one is known: ``base_lr = max_lr / div_factor``."""
         return LRBounds(max_lr / self.div_factor, max_lr)
@@ -108,6 +113,11 @@ class OneCycle(Schedule):
         _require_factor("div_factor", self.div_factor)
         _require_factor("final_div_factor", self.final_div_factor)
         _require_momenta(self.base_momentum, self.max_momentum)
+
+    @property
+    def peak_momentum(self) -> float | None:
+        """``base_momentum``, if momentum moves."""
+        return self.base_momentum if self.cycle_momentum else None
 
     def lr(self, step: int, total_steps: int | None, bounds: LRBounds) -> float:
         """Learning rate of optimizer step ``step`` of ``total_steps``."""
@@ -226,6 +236,11 @@ class Cyclic(Schedule):
         """Not when the step size is given."""
         return self.step_size is None
 
+    @property
+    def peak_momentum(self) -> float | None:
+        """``base_momentum``, if momentum moves."""
+        return self.base_momentum if self.cycle_momentum else None
+
     def lr(self, step: int, total_steps: int | None, bounds: LRBounds) -> float:
         """Learning rate of optimizer step ``step``; the total is needed only if there is no ``step_size``."""
         height, scale = self._height_and_scale(step, total_steps)
@@ -269,9 +284,10 @@ class Sweep(Schedule):
     Args:
         mode: ``"exponential"`` multiplies the learning rate by the same factor at each step; ``"linear"`` adds the same
             amount, as Smith does (Smith 2017, section 3.3).
+        peak_momentum: Momentum (or Adam's beta1) throughout the sweep; ``None`` leaves it alone.
 
     Raises:
-        ValueError: If the mode is unknown.
+        ValueError: If an argument is outside its range.
 
     Example:
         >>> [round(Sweep().lr(step, 4, LRBounds(0.001, 1.0)), 6) for step in range(5)]
@@ -281,10 +297,17 @@ class Sweep(Schedule):
     """
 
     mode: Literal["exponential", "linear"] = "exponential"
+    peak_momentum: float | None = None
 
     def __post_init__(self) -> None:
         modes = ("exponential", "linear")
         require("mode", self.mode, 'be "exponential" or "linear"', lambda name: name in modes)
+        if self.peak_momentum is not None:
+            require("peak_momentum", self.peak_momentum, "lie in (0, 1)", lambda momentum: 0 < momentum < 1)
+
+    def momentum(self, step: int, total_steps: int | None) -> float | None:
+        """``peak_momentum`` at every step."""
+        return self.peak_momentum
 
     def lr(self, step: int, total_steps: int | None, bounds: LRBounds) -> float:
         """Learning rate of optimizer step ``step`` of ``total_steps``."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.aggregation import MeanMetric
 
-from lightning_clr.apply import peak_lrs
+from lightning_clr.apply import peak_lrs, peak_momentum
 from lightning_clr.bounds import LRBounds
 from lightning_clr.scheduler import ScheduleLR, refilled
 from lightning_clr.schedules import Sweep
@@ -49,6 +49,7 @@ class SweepRecording:
         self.values: list[float] = []
         self.sweeps = _sweeps(trainer, plan)
         self.step = 0
+        self.num_steps = plan.num_steps
         self._validates = False
         self._skips = getattr(trainer.precision_plugin, "scaler", None) is not None
         self._diverged = False
@@ -59,7 +60,7 @@ class SweepRecording:
     @property
     def ended(self) -> bool:
         """Whether the sweep is through, or has diverged."""
-        return self.step >= self.plan.num_steps or self._diverged
+        return self.step >= self.num_steps or self._diverged
 
     def record_step(self) -> None:
         """One optimizer step, over as many batches as it accumulates."""
@@ -79,14 +80,23 @@ class SweepRecording:
         if not self._validates:
             self._append(self._mean.compute())
             self._mean.reset()
-        elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.plan.num_steps - 1:
+        elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.num_steps - 1:
             self._append(self._logged(self.trial.validate()))
         self.step += 1
         for sweep in self.sweeps:
             sweep.step()
 
+    def go_on(self, max_lr: float) -> None:
+        """Let the learning rate rise further, by the same factor at each step, up to ``max_lr``."""
+        factor = (self.plan.max_lr / self.plan.min_lr) ** (1 / (self.plan.num_steps - 1))
+        more = math.floor(math.log(max_lr / self.plan.max_lr, factor))
+        self.num_steps += more
+        for sweep in self.sweeps:
+            sweep.total_steps = self.num_steps
+            sweep.set_bounds(LRBounds(self.plan.min_lr, self.plan.max_lr * factor**more))
+
     def _append(self, value: Tensor) -> None:
-        self.lrs.append(self.sweeps[0].schedule.lr(self.step, self.plan.num_steps, self.sweeps[0].bounds))
+        self.lrs.append(self.sweeps[0].schedule.lr(self.step, self.num_steps, self.sweeps[0].bounds))
         self.values.append(self._over_ranks(value))
         self._diverged = self._has_diverged()
 
@@ -139,8 +149,9 @@ class SweepRecording:
 
 
 def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:
-    """The rising learning rate on every optimizer, group by group in the ratios that training will have."""
-    peaks = peak_lrs(trainer.optimizers, [config.scheduler for config in trainer.lr_scheduler_configs])
+    """The rising learning rate on every optimizer, in the ratios and at the momentum of training at its ``max_lr``."""
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    peaks = peak_lrs(trainer.optimizers, schedulers)
     for optimizer, lrs in zip(trainer.optimizers, peaks, strict=True):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = refilled(group["lr"], lr)
@@ -152,10 +163,11 @@ def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:
             f"A range test needs a positive `lr` in at least one parameter group, got {all_lrs}. Any value will do: the"
             " groups' ratios are what counts."
         )
-    return [
-        ScheduleLR(optimizer, Sweep(mode=plan.mode), plan.num_steps, bounds, reference_lr=reference_lr)
-        for optimizer in trainer.optimizers
-    ]
+    sweeps = []
+    for optimizer in trainer.optimizers:
+        sweep = Sweep(mode=plan.mode, peak_momentum=peak_momentum(optimizer, schedulers))
+        sweeps.append(ScheduleLR(optimizer, sweep, plan.num_steps, bounds, reference_lr=reference_lr))
+    return sweeps
 
 
 def require_sweepable(trainer: Any) -> None:

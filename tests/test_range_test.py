@@ -205,7 +205,7 @@ def test_groups_keep_their_ratio_in_the_sweep_and_after_it():
             return super().training_step(batch, batch_idx)
 
     lrs = Lrs()
-    quiet_trainer(max_steps=1, callbacks=[LRRangeTest(num_steps=50, max_lr=3.0), lrs]).fit(Spied(), loader())
+    quiet_trainer(max_steps=1, callbacks=[LRRangeTest(num_steps=50, max_lr=30.0), lrs]).fit(Spied(), loader())
 
     assert all(body == pytest.approx(0.1 * head) for body, head in swept)
     assert swept[0][1] == 1e-6
@@ -245,6 +245,51 @@ def test_inconclusive_test_keeps_the_configured_learning_rate():
         trainer.fit(Constant(), loader())
 
     assert lrs.first == [0.1]
+
+
+class Slow(Bowl):
+    """Stable up to lr = 67, so still improving at the usual end of the sweep."""
+
+    def __init__(self):
+        super().__init__(a=0.03)
+
+
+def test_usual_sweep_goes_on_while_the_curve_improves():
+    """At the same pace, past 10, and finds the bounds there."""
+    result = lr_range_test(quiet_trainer(), Slow(), nothing_but())
+
+    assert len(result.lrs) > 100
+    assert result.lrs[99] == pytest.approx(10.0)
+    assert result.lrs[110] / result.lrs[109] == pytest.approx(result.lrs[1] / result.lrs[0])
+    assert 10 < result.bounds.max_lr < 67
+
+
+def test_sweep_ends_where_the_user_says():
+    """A `max_lr` of one's own is kept, and so is the end without a stop factor."""
+    own = lr_range_test(quiet_trainer(), Slow(), nothing_but(), max_lr=9.0)
+    unstopped = lr_range_test(quiet_trainer(), Slow(), nothing_but(), stop_factor=None)
+
+    assert (own.lrs[-1], unstopped.lrs[-1]) == (9.0, 10.0)
+    assert "still improving" in own.reason
+
+
+def test_sweep_runs_at_the_momentum_of_the_peak():
+    """1cycle has 0.85 at max_lr; without a schedule the optimizer's own momentum is kept."""
+    momenta = []
+
+    class Spied(Plain):
+        def training_step(self, batch, batch_idx):
+            momenta.append(self.optimizers().param_groups[0]["momentum"])
+            return super().training_step(batch, batch_idx)
+
+    class SpiedScheduled(Scheduled, Spied):
+        pass
+
+    lr_range_test(quiet_trainer(), SpiedScheduled(), loader(), num_steps=10)
+    lr_range_test(quiet_trainer(), Spied(), loader(), num_steps=10)
+
+    assert set(momenta[:10]) == {0.85}
+    assert set(momenta[10:]) == {0.9}
 
 
 def test_fast_dev_run_skips_the_test():
