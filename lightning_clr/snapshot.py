@@ -6,7 +6,9 @@ the user's own classes. Everything else (trainers, loggers, files, threads, thir
 and not looked into.
 """
 
+import argparse
 import collections
+import contextlib
 import functools
 import os
 import random
@@ -14,7 +16,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable
-from types import ModuleType, TracebackType
+from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace, TracebackType
 from typing import Any
 
 import torch
@@ -24,6 +26,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, Sampler
 
+_TENSOR_ATTRIBUTES = ("grad", "_backward_hooks", "_post_accumulate_grad_hooks")
+_HELD = SimpleNamespace | argparse.Namespace | collections.UserDict | collections.UserList  # type: ignore[type-arg]
+_LIBRARIES = {"torch", "lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "lightning_clr"}
+_USERS_PACKAGES: set[str] = set()
 _LARGE = 10_000  # a longer container holds data: its elements are kept, not looked into
 
 
@@ -47,7 +53,7 @@ class Snapshot:
     def __init__(self, device: torch.device | str | None = None) -> None:
         self.device = device
         self._undo: list[Callable[[], object]] = []
-        self._seen: dict[int, object] = {}  # holds the objects, so that ids stay theirs
+        self._seen: dict[tuple[int, bool], object] = {}  # holds the objects, so that ids stay theirs
         self._rng = rng_state()
 
     def __enter__(self) -> "Snapshot":
@@ -56,10 +62,13 @@ class Snapshot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with torch.no_grad():
+        with (
+            torch.no_grad(),
+            contextlib.ExitStack() as stack,
+        ):  # a step that fails does not keep the others from running
+            stack.callback(set_rng_state, self._rng)
             for undo in self._undo:
-                undo()
-        set_rng_state(self._rng)
+                stack.callback(undo)
 
     @torch.no_grad()
     def add(self, value: Any, data: bool = False) -> None:
@@ -67,32 +76,36 @@ class Snapshot:
 
         Args:
             value: Any object. What is of no known kind is passed over.
-            data: Whether this is a data set: its tensors and arrays are taken to be read only, and are not copied.
+            data: Whether this is part of a data set: its tensors and arrays are taken to be read only, and are not
+                copied.
         """
-        if id(value) in self._seen:
-            return
-        self._seen[id(value)] = value
         data = data or isinstance(value, Dataset)
-        remember = self._remember_array if isinstance(value, Tensor) or _is_array(value) else self._remember
-        if not (data and remember is self._remember_array):
-            remember(value, data)
-
-    def add_attributes(self, owner: Any) -> None:
-        """Remember which objects the attributes of ``owner`` are, without looking into them."""
-        self._undo.append(functools.partial(_put_back_items, vars(owner), dict(vars(owner))))
-
-    def _remember(self, value: Any, data: bool) -> None:
+        if (id(value), data) in self._seen:
+            return
+        self._seen[id(value), data] = value
+        if isinstance(value, Tensor) or _is_array(value):
+            if not data:
+                self._remember_array(value)
+            return
         undo = _generator_state(value) or _container_state(value)
         if undo is not None:
             self._undo.append(undo)
-        elif _is_walked(value):
+        if _is_walked(value):
             self.add_attributes(value)
         for part in _parts(value) or ():
             self.add(part, data)
 
-    def _remember_array(self, value: Any, data: bool) -> None:
+    def add_attributes(self, owner: Any) -> None:
+        """Remember which objects the attributes of ``owner`` are, without looking into them."""
+        if hasattr(owner, "__dict__"):
+            self._undo.append(functools.partial(_put_back_items, vars(owner), dict(vars(owner))))
+        for name, value in _slots(owner).items():
+            self._undo.append(functools.partial(object.__setattr__, owner, name, value))
+
+    def _remember_array(self, value: Any) -> None:
         if not isinstance(value, Tensor):
-            self._undo.append(functools.partial(_put_back_array, value, value.copy()))
+            if value.flags.writeable:
+                self._undo.append(functools.partial(_put_back_array, value, value.copy()))
             return
         if is_lazy(value):
             raise ValueError(
@@ -103,9 +116,10 @@ class Snapshot:
             return  # cannot be written in place; whoever holds it is given the same object back
         shard = local_shard(value)
         copy = shard.clone() if self.device is None else shard.to(self.device, copy=True)
-        self._undo.append(functools.partial(_put_back_tensor, value, copy, value.requires_grad, value.grad))
-        if value.grad is not None:
-            self.add(value.grad)
+        attributes = {name: getattr(value, name) for name in _TENSOR_ATTRIBUTES if hasattr(value, name)}
+        self._undo.append(functools.partial(_put_back_tensor, value, copy, value.requires_grad, attributes))
+        for attribute in attributes.values():
+            self.add(attribute)
 
 
 def local_shard(tensor: Tensor) -> Tensor:
@@ -138,15 +152,44 @@ def is_restorable(source: Any) -> bool:
 
 def _parts(value: Any) -> tuple[Any, ...] | None:
     """What a value consists of, as far as a snapshot looks into it; ``None`` if it does not."""
+    parts: list[Any] = []
     if isinstance(value, dict):
-        parts = tuple(value.values())
+        parts += value.values()
     elif isinstance(value, list | tuple | set | frozenset | collections.deque):
-        parts = tuple(value)
-    elif _is_walked(value):
-        parts = tuple(vars(value).values())
-    else:
+        parts += value
+    elif isinstance(value, functools.partial | MethodType | FunctionType | CellType):
+        parts += _captured(value)
+    elif not _is_walked(value):
         return None
-    return parts if len(parts) <= _LARGE else ()
+    if _is_walked(value):
+        parts += (*getattr(value, "__dict__", {}).values(), *_slots(value).values())
+    return tuple(parts) if len(parts) <= _LARGE else ()
+
+
+def _captured(function: Any) -> tuple[Any, ...]:
+    """What a function holds on to."""
+    if isinstance(function, functools.partial):
+        return function.func, *function.args, *function.keywords.values()
+    if isinstance(function, MethodType):
+        return (function.__self__,)
+    if isinstance(function, CellType):
+        return (function.cell_contents,) if _is_filled(function) else ()
+    return function.__closure__ or ()
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _slots(value: Any) -> dict[str, Any]:
+    """The attributes of an object that are not in its ``__dict__``."""
+    if not _is_walked(value):
+        return {}
+    names = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if name != "__dict__"]
+    return {name: getattr(value, name) for name in names if name != "__weakref__" and hasattr(value, name)}
 
 
 def _is_inert(value: Any) -> bool:
@@ -218,19 +261,27 @@ def _is_walked(value: Any) -> bool:
 
 @functools.cache
 def _is_walked_class(kind: type) -> bool:
-    if issubclass(kind, nn.Module | Optimizer | LRScheduler | Sampler | torch.amp.GradScaler):
+    if issubclass(kind, nn.Module | Optimizer | LRScheduler | Sampler | torch.amp.GradScaler | _HELD):
         return True
-    if not kind.__dictoffset__ or issubclass(kind, type | BaseException | ModuleType):
+    if issubclass(kind, type | BaseException | ModuleType):
         return False
     return _is_users_code(kind.__module__)
 
 
+def count_as_users(*objects: Any) -> None:
+    """Look into objects of the packages that these are from, also where the packages are installed."""
+    for value in objects:
+        _USERS_PACKAGES.update(kind.__module__.partition(".")[0] for kind in type(value).__mro__)
+    _is_walked_class.cache_clear()
+
+
 def _is_users_code(module: str) -> bool:
     """Whether a module belongs to the user rather than to Python or an installed package."""
-    if module == "__main__":
-        return True
-    if module.partition(".")[0] in {*sys.stdlib_module_names, "torch", "lightning_clr"}:
+    package = module.partition(".")[0]
+    if package in {*sys.stdlib_module_names, *_LIBRARIES} - {"__main__"}:
         return False
+    if module == "__main__" or package in _USERS_PACKAGES:
+        return True
     file = getattr(sys.modules.get(module), "__file__", None)
     paths = sysconfig.get_paths()
     installed = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
@@ -245,6 +296,8 @@ def _container_state(value: Any) -> Callable[[], object] | None:
         return functools.partial(_put_back_sequence, value, list(value))
     if isinstance(value, set):
         return functools.partial(_put_back_items, value, set(value))
+    if isinstance(value, CellType) and _is_filled(value):
+        return functools.partial(setattr, value, "cell_contents", value.cell_contents)
     return None
 
 
@@ -262,9 +315,13 @@ def _put_back_array(array: Any, copy: Any) -> None:
     array[...] = copy
 
 
-def _put_back_tensor(tensor: Tensor, copy: Tensor, requires_grad: bool, grad: Tensor | None) -> None:
+def _put_back_tensor(tensor: Tensor, copy: Tensor, requires_grad: bool, attributes: dict[str, Any]) -> None:
+    if not tensor.is_leaf:  # written in place under autograd
+        tensor.detach_()
     tensor.requires_grad_(requires_grad)
-    tensor.grad = grad
+    for name, value in attributes.items():
+        if getattr(tensor, name) is not value:
+            setattr(tensor, name, value)
     shard = local_shard(tensor)
     if shard.shape == copy.shape and not _is_expanded(shard):
         shard.copy_(copy)

@@ -8,6 +8,7 @@ and fetchers live on loop objects and vanish with the shadow; everything else is
 
 import copy
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_clr.packages import Callback, lightning_name
-from lightning_clr.snapshot import Snapshot, is_restorable, rng_state, same_rng_state, set_rng_state
+from lightning_clr.snapshot import Snapshot, count_as_users, is_restorable, rng_state, same_rng_state, set_rng_state
 
 _TESTED = "2.2 to 2.6"
 
@@ -183,6 +184,7 @@ class _Recorder(Callback):
 def _remember(snapshot: Snapshot, trainer: Any, module: Any) -> None:
     """Everything outside the loops that training batches can change."""
     strategy = trainer.strategy
+    count_as_users(module, trainer.datamodule)
     snapshot.add(module)
     for part in (*strategy.optimizers, *(config.scheduler for config in strategy.lr_scheduler_configs)):
         snapshot.add(part)
@@ -192,12 +194,17 @@ def _remember(snapshot: Snapshot, trainer: Any, module: Any) -> None:
     for name in ("_ddp_comm_state", "_model_averager"):
         if getattr(strategy, name, None) is not None:
             snapshot.add_attributes(getattr(strategy, name))
-    snapshot.add(trainer.datamodule, data=True)
+    snapshot.add(trainer.datamodule)
+    _remember_data(snapshot, trainer)
+
+
+def _remember_data(snapshot: Snapshot, trainer: Any) -> None:
     for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop):
         for loader in loop._combined_loader.flattened if loop._combined_loader is not None else ():
-            parts = ("dataset", "sampler", "batch_sampler", "generator", "collate_fn")
-            for part in [getattr(loader, name) for name in parts] if isinstance(loader, DataLoader) else [loader]:
-                snapshot.add(part, data=True)
+            snapshot.add(getattr(loader, "dataset", loader), data=True)
+            if isinstance(loader, DataLoader):
+                for part in (loader.sampler, loader.batch_sampler, loader.generator, loader.collate_fn):
+                    snapshot.add(part)
 
 
 @contextmanager
@@ -242,7 +249,8 @@ def _trial_data(real: Any, loop: Any) -> Iterator[None]:
     finally:
         for index, tee in tees.items():
             real._combined_loader._iterator.iterators[index] = _Replay(tee)
-        loop._data_fetcher.teardown()
+        if loop._combined_loader._iterator is not None:  # else its making has failed
+            loop._data_fetcher.teardown()
         if val._combined_loader is not None:
             val._combined_loader.reset()
 
@@ -322,7 +330,8 @@ class _Replay:
 
 
 def _cloned(batch: Any) -> Any:
-    return apply_to_collection(batch, Tensor, torch.clone)
+    arrays = (Tensor, sys.modules["numpy"].ndarray) if "numpy" in sys.modules else Tensor
+    return apply_to_collection(batch, arrays, copy.deepcopy)
 
 
 def _accumulated_batches(trainer: Any) -> int:

@@ -170,7 +170,9 @@ def digest(value: Any) -> str:
 @functools.singledispatch
 def plain(value: Any) -> Any:
     """Nothing but numbers, strings and containers of these; of other objects the class, and what tests give them."""
-    return type(value).__name__ if not type(value).__module__.startswith("test") else plain(vars(value))
+    if not type(value).__module__.startswith("test"):
+        return type(value).__name__
+    return plain({name: getattr(value, name) for name in getattr(value, "__slots__", None) or vars(value)})
 
 
 @plain.register

@@ -4,6 +4,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,6 +239,59 @@ def training_step_writes_into_the_batch():
     return Case(train=lambda: unbatched(Stream()), module=WritesIntoBatch, trainer={"max_steps": 30, "max_epochs": -1})
 
 
+class Memory(Dataset):
+    """Reads a file that must not be written."""
+
+    def __init__(self):
+        np.arange(160 * 8, dtype=np.float32).tofile("data.bin")
+        self.data = np.memmap("data.bin", dtype=np.float32, mode="r", shape=(160, 8))
+
+    def __len__(self):
+        return 160
+
+    def __getitem__(self, index):
+        return torch.from_numpy(self.data[index] / 1000), index % 3
+
+
+@scenario
+def memory_mapped_file():
+    return Case(train=lambda: DataLoader(Memory(), 16, shuffle=True))
+
+
+class Collates:
+    """Puts samples together, and remembers how many."""
+
+    def __init__(self):
+        self.batches = 0
+
+    def collate(self, samples):
+        self.batches += 1
+        x, y = torch.utils.data.default_collate(samples)
+        return x * (1 + 0.01 * self.batches), y
+
+
+@scenario
+def collate_function_that_counts():
+    return Case(train=lambda: loader(160, shuffle=True, collate_fn=partial(Collates().collate)))
+
+
+class Hidden(IterableDataset):
+    """A stream that hides its source in a function."""
+
+    def __init__(self):
+        source = iter(Stream())
+        self.read = lambda: next(source)
+
+    def __iter__(self):
+        while True:
+            yield self.read()
+
+
+@scenario
+def stream_behind_a_function():
+    return Case(train=lambda: unbatched(Hidden()), trainer={"max_steps": 24, "max_epochs": -1})
+
+
 class Counts(LightningDataModule):
     def __init__(self):
         super().__init__()
@@ -317,6 +371,37 @@ def batchnorm_and_buffers():
     return Case(module=Normalized)
 
 
+class Slotted:
+    """A helper without a dictionary."""
+
+    __slots__ = ("value",)
+
+    def __init__(self):
+        self.value = 0
+
+
+class Log(list):
+    """A list with an attribute."""
+
+    total = 0
+
+    def add(self, value):
+        self.append(value)
+        self.total += value
+
+
+def counter():
+    """A function that remembers."""
+    calls = 0
+
+    def count():
+        nonlocal calls
+        calls += 1
+        return calls
+
+    return count
+
+
 class Meter:
     """A user's own helper object."""
 
@@ -340,6 +425,8 @@ class Remembers(Plain):
         self.meter, self.rng = Meter(), np.random.RandomState(3)
         self.draws = torch.Generator().manual_seed(2)
         self.hidden = [nn.Linear(3, 3)]
+        self.slotted, self.log_book, self.space, self.count_calls = Slotted(), Log(), SimpleNamespace(n=0), counter()
+        self.read_only = np.broadcast_to(np.ones(1), (3,))
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
@@ -354,8 +441,19 @@ class Remembers(Plain):
         self.meter.update(1)
         self.born = getattr(self, "born", 0) + 1
         self.hidden[0].weight.data.add_(0.01)
+        self.slotted.value += 1
+        self.log_book.add(1)
+        self.space.n += 1
+        self.nested["called"] = self.count_calls() + self.slotted.value + self.log_book.total + self.space.n
         state = self.count + len(self.losses) + len(self.names) + sum(self.recent) + self.nested["deep"][0]["value"]
-        state += self.nested["pair"][0][0] + self.array.sum() + self.tensor.sum() + self.meter.total + self.born
+        state += (
+            self.nested["called"]
+            + self.nested["pair"][0][0]
+            + self.array.sum()
+            + self.tensor.sum()
+            + self.meter.total
+            + self.born
+        )
         state += self.rng.rand() + torch.rand((), generator=self.draws) + self.hidden[0].weight.sum().item()
         return loss * (1 + 1e-3 * float(state))
 
@@ -363,6 +461,29 @@ class Remembers(Plain):
 @scenario
 def python_state():
     return Case(module=Remembers)
+
+
+class Hooked(Plain):
+    """Registers a hook on a parameter when training starts, and writes into a tensor under autograd."""
+
+    def __init__(self):
+        super().__init__()
+        self.hooked = False
+        self.memory = torch.zeros(3)
+
+    def training_step(self, batch, batch_idx):
+        if not self.hooked:
+            self.hooked = True
+            self.body.weight.register_hook(lambda grad: grad * 1.5)
+        memory = self.memory
+        memory += self.head.bias * 0.1
+        self.memory = memory.detach()
+        return super().training_step(batch, batch_idx) + memory.sum()
+
+
+@scenario
+def hooks_on_parameters_and_tensors_under_autograd():
+    return Case(module=Hooked)
 
 
 class Measured(Plain):
