@@ -74,14 +74,11 @@ def apply_bounds(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bou
     """
     peaks = peak_lrs(optimizers, schedulers)
     top = max(lr for lrs in peaks for lr in lrs)
-    configured = constant_lr(bounds)
     for optimizer, lrs in zip(optimizers, peaks, strict=True):
         ratios = [lr / top for lr in lrs]
         drivers = _drivers(optimizer, schedulers)
         own = [scheduler for scheduler in drivers if isinstance(scheduler, ScheduleLR)]
-        if drivers:
-            configured = bounds.max_lr
-        else:
+        if not drivers:
             _set_lrs(optimizer, [constant_lr(bounds) * ratio for ratio in ratios])
         if len(own) < len(drivers):
             _restart(optimizer, drivers, bounds, ratios)
@@ -91,31 +88,39 @@ def apply_bounds(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bou
     for scheduler in schedulers:
         if hasattr(scheduler, "_last_lr"):
             scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
-    return configured
+    return configured_lr(optimizers, schedulers, bounds)
 
 
-def update_hyperparameters(pl_module: Any, loggers: Sequence[Any], bounds: LRBounds, configured_lr: float) -> None:
+def configured_lr(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bounds: LRBounds) -> float:
+    """The learning rate that the module could have been configured with: ``max_lr``, or the constant one."""
+    scheduled = any(_drivers(optimizer, schedulers) for optimizer in optimizers)
+    return bounds.max_lr if scheduled else constant_lr(bounds)
+
+
+def update_hyperparameters(pl_module: Any, loggers: Sequence[Any], bounds: LRBounds, lr: float) -> None:
     """Make attributes and saved hyper-parameters tell what is in force.
 
     Args:
-        pl_module: The LightningModule. Its ``lr_bounds`` is set if it has one, its ``lr`` and ``learning_rate`` if they
-            are numbers; hyper-parameters of these names are updated where they exist.
-        loggers: Where changed hyper-parameters are logged again.
+        pl_module: The LightningModule. Its ``lr_bounds`` is set if it is None or LRBounds, its ``lr`` and
+            ``learning_rate`` if they are numbers; hyper-parameters of these names are updated where they exist.
+        loggers: Where changed hyper-parameters are logged again. One that refuses is warned about.
         bounds: The bounds in force.
-        configured_lr: What :func:`apply_bounds` has returned.
+        lr: What :func:`apply_bounds` has returned.
     """
-    truth = {"lr": configured_lr, "learning_rate": configured_lr, "lr_bounds": bounds}
-    if hasattr(pl_module, "lr_bounds"):
-        pl_module.lr_bounds = bounds
-    for name in ("lr", "learning_rate"):
-        if isinstance(getattr(pl_module, name, None), int | float):
-            with contextlib.suppress(AttributeError):  # a property that reads the hyper-parameters
-                setattr(pl_module, name, configured_lr)
-    changed = {name: value for name, value in truth.items() if name in pl_module.hparams}
-    if changed:
-        pl_module.hparams.update(changed)
-        for logger in loggers:
-            logger.log_hyperparams(pl_module.hparams)
+    kinds = {"lr": int | float, "learning_rate": int | float, "lr_bounds": LRBounds | None}
+    truth = {"lr": lr, "learning_rate": lr, "lr_bounds": bounds}
+    for name, kind in kinds.items():
+        with contextlib.suppress(Exception):  # a property, which may read the hyper-parameter
+            if isinstance(getattr(pl_module, name), kind):
+                setattr(pl_module, name, truth[name])
+    hparams = pl_module.hparams
+    changed = {name: value for name, value in truth.items() if name in hparams and hparams[name] != value}
+    hparams.update(changed)
+    for logger in loggers if changed else ():
+        try:
+            logger.log_hyperparams(changed)
+        except Exception as error:
+            warnings.warn(f"{type(logger).__name__} still shows the old {', '.join(changed)}: {error}", stacklevel=2)
 
 
 def peak_momentum(optimizer: Optimizer, schedulers: Sequence[Any]) -> float | None:

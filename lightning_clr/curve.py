@@ -11,7 +11,7 @@ from lightning_clr.checks import require
 
 STILL_IMPROVING = "the curve was still improving at the largest learning rate"
 
-_FEWEST_POINTS = 10
+FEWEST_POINTS = 10
 _DECADES = 0.4  # standard deviation of the average that bounds are read off
 _WIDEST = 0.06  # the same as a fraction of the sweep, where the learning rate rises by less than decades
 _STARTS = 0.1  # fraction of the whole improvement at which learning shows: `base_lr`
@@ -109,9 +109,9 @@ def find_bounds(
     require("lrs", list(lrs), "be positive and rise", lambda _: all(0 < low < high for low, high in pairs))
     sign = 1.0 if direction == "min" else -1.0
     losses = [sign * value for value in finite_part(values)]
-    if len(losses) < _FEWEST_POINTS:
+    if len(losses) < FEWEST_POINTS:
         return None, (
-            f"only {len(losses)} finite values were recorded, at least {_FEWEST_POINTS} are needed: start from a"
+            f"only {len(losses)} finite values were recorded, at least {FEWEST_POINTS} are needed: start from a"
             " smaller min_lr or take more steps"
         )
     width = _width(lrs, len(losses))
@@ -163,7 +163,7 @@ def _last_above(curve: Sequence[float], level: float, end: int) -> int:
 
 def _doubt(losses: Sequence[float], width: float) -> float:
     """The improvement that noise alone could feign: three standard errors of smoothed curve and untrained level."""
-    half = losses[: max(_FEWEST_POINTS, len(losses) // 2)]
+    half = losses[: max(FEWEST_POINTS, len(losses) // 2)]
     jumps = [abs(after - before) for before, after in itertools.pairwise(half)]
     noise = 1.4826 * statistics.median(jumps) / math.sqrt(2)
     averaged = 2 * math.sqrt(math.pi) * width  # values that a Gaussian of this width averages
@@ -173,7 +173,7 @@ def _doubt(losses: Sequence[float], width: float) -> float:
 
 def _roughness(losses: Sequence[float], width: float) -> int | None:
     """Index from which the losses of an untrained model are rough and high for good; ``None`` if they never are."""
-    half = losses[: max(_FEWEST_POINTS, len(losses) // 2)]
+    half = losses[: max(FEWEST_POINTS, len(losses) // 2)]
     level = statistics.median(half)
     noise = 1.4826 * statistics.median(abs(loss - level) for loss in half)
     drift = statistics.median(half[len(half) // 2 :]) - statistics.median(half[: len(half) // 2])

@@ -35,6 +35,9 @@ class CLRMixin:
         0.3
     """
 
+    schedule: Schedule = OneCycle()
+    lr_bounds: LRBounds | None = None
+
     def __init__(
         self, *args: Any, schedule: Schedule | None = None, lr_bounds: LRBounds | None = None, **kwargs: Any
     ) -> None:
@@ -45,7 +48,7 @@ class CLRMixin:
         if lr_bounds is not None:
             rule = "be LRBounds(base_lr, max_lr)"
             require("lr_bounds", lr_bounds, rule, lambda value: isinstance(value, LRBounds), error=TypeError)
-        self.schedule: Schedule = OneCycle() if schedule is None else schedule
+        self.schedule = OneCycle() if schedule is None else schedule
         self.lr_bounds = lr_bounds
 
     def with_schedule(self, optimizer: Optimizer | Sequence[Optimizer], total_steps: int | None = None) -> Any:
@@ -64,12 +67,10 @@ class CLRMixin:
         Raises:
             ValueError: If the schedule needs to know how long training lasts and the Trainer does not.
         """
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+        require("optimizer", optimizer, "be an Optimizer, or a list of them", lambda _: optimizers)
         if total_steps is None and self.schedule.needs_total_steps:
             total_steps = optimizer_steps(self.trainer)  # type: ignore[attr-defined]
-        for one in optimizers:
-            for group in one.param_groups:
-                group.pop("initial_lr", None)
         reference_lr = max(float(group["lr"]) for one in optimizers for group in one.param_groups)
         configs = [
             {
@@ -103,8 +104,8 @@ def optimizer_steps(trainer: Any) -> int:
             accumulated = map(callback.get_accumulate_grad_batches, range(epochs))
             estimate = sum(math.ceil(batches / count) for count in accumulated)
             estimate = min(estimate, trainer.max_steps) if trainer.max_steps >= 0 else estimate
-    if math.isfinite(estimate) and estimate > 0:
-        return int(estimate)
+    if math.isfinite(estimate) and estimate >= 0:
+        return max(1, int(estimate))
     raise ValueError(
         "This schedule needs to know how long training lasts, but the Trainer has no end that is known beforehand"
         f" (max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}, training batches per epoch:"

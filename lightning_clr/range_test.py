@@ -4,19 +4,19 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_clr.apply import apply_bounds, update_hyperparameters
+from lightning_clr.apply import apply_bounds, configured_lr, update_hyperparameters
 from lightning_clr.checks import require
-from lightning_clr.curve import STILL_IMPROVING
+from lightning_clr.curve import FEWEST_POINTS, STILL_IMPROVING
 from lightning_clr.packages import Callback, lightning_name, package_of
 from lightning_clr.progress import progress_bar
 from lightning_clr.result import RangeTestResult
 from lightning_clr.snapshot import Snapshot
 from lightning_clr.sweep import SweepRecording, require_sweepable
-from lightning_clr.trial import end_of_fit, trial
+from lightning_clr.trial import end_of_fit, logs_hyperparameters, overrides_start_hooks, trial
 
-_FEWEST_STEPS = 10
 _USUAL_MAX_LR = 10.0
 _UTMOST_LR = 1000.0
 
@@ -86,8 +86,8 @@ class LRRangeTest(Callback):
         require(
             "num_steps",
             num_steps,
-            f"be a whole number of at least {_FEWEST_STEPS}",
-            lambda n: n >= _FEWEST_STEPS and n == int(n),
+            f"be a whole number of at least {FEWEST_POINTS}",
+            lambda n: n >= FEWEST_POINTS and n == int(n),
             "A hundred steps are usual.",
         )
         require("mode", mode, 'be "exponential" or "linear"', lambda value: value in ("exponential", "linear"))
@@ -101,6 +101,8 @@ class LRRangeTest(Callback):
         require(
             "val_every_n_steps", val_every_n_steps, "be a whole number of at least 1", lambda n: n >= 1 and n == int(n)
         )
+        if snapshot_device is not None:
+            require("snapshot_device", snapshot_device, 'name a torch device, such as "cpu"', _is_device)
         require("on_inconclusive", on_inconclusive, 'be "warn" or "raise"', lambda value: value in ("warn", "raise"))
         self.min_lr = min_lr
         self.max_lr = max_lr
@@ -113,18 +115,26 @@ class LRRangeTest(Callback):
         self.on_inconclusive = on_inconclusive
         self.snapshot_device = snapshot_device
         self.result: RangeTestResult | None = None
+        self._resumes = False
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Come first among the callbacks, so that none has acted on the configured learning rate yet."""
         if stage == "fit":  # a new list: the present one is being iterated over
             trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Learn whether training resumes, before other callbacks load checkpoints of their own."""
+        self._resumes = bool(trainer.ckpt_path)
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Run the test and apply the bounds, unless training resumes or is a dry run."""
+        if trainer.strategy.restore_checkpoint_after_setup:  # such strategies load only after `on_fit_start`
+            self._resumes |= bool(trainer.ckpt_path)
         if trainer.fast_dev_run:
             rank_zero_info("LR range test: skipped under `fast_dev_run`.")
-        elif trainer.ckpt_path or trainer.global_step > 0:
-            rank_zero_info("LR range test: skipped, since training resumes; the bounds in force are kept.")
+        elif self._resumes or trainer.global_step > 0:
+            rank_zero_info("LR range test: skipped, since training resumes; the learning rates in force are kept.")
+            self._tell(trainer, pl_module)
         else:
             self.result = self.run(trainer, pl_module)
             self._use(trainer, pl_module, self.result)
@@ -136,9 +146,18 @@ class LRRangeTest(Callback):
             ValueError: If there is no optimizer with a learning rate to sweep, or ``monitor`` is never logged.
         """
         require_sweepable(trainer)
+        try:
+            return self._sweep(trainer, pl_module)
+        except AttributeError:
+            if not overrides_start_hooks(pl_module):
+                raise
+        # the module may need what these hooks make, which have not run yet: run them too, and undo them with the rest
+        return self._sweep(trainer, pl_module, start_hooks=True)
+
+    def _sweep(self, trainer: Any, pl_module: Any, start_hooks: bool = False) -> RangeTestResult:
         with (
             progress_bar(trainer, self.num_steps) as advance_bar,  # first: the trainer has no bar during a trial
-            trial(trainer, pl_module, self.snapshot_device) as this,
+            trial(trainer, pl_module, self.snapshot_device, start_hooks) as this,
         ):
             curve = SweepRecording(self, trainer, this)
             result = self._record(curve, advance_bar)
@@ -172,10 +191,16 @@ class LRRangeTest(Callback):
                 raise RuntimeError(result.summary())
             rank_zero_warn(f"{result.summary()}. The configured learning rate is kept.")
             return
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        configured_lr = apply_bounds(trainer.optimizers, schedulers, result.bounds)
-        update_hyperparameters(pl_module, trainer.loggers, result.bounds, configured_lr)
+        apply_bounds(trainer.optimizers, _schedulers(trainer), result.bounds)
+        self._tell(trainer, pl_module)
         rank_zero_info(result.summary())
+
+    def _tell(self, trainer: Any, pl_module: Any) -> None:
+        """Let the module and its hyper-parameters know the bounds in force."""
+        if self.result is not None and self.result.bounds is not None:
+            lr = configured_lr(trainer.optimizers, _schedulers(trainer), self.result.bounds)
+            loggers = trainer.loggers if logs_hyperparameters(pl_module) else []
+            update_hyperparameters(pl_module, loggers, self.result.bounds, lr)
 
 
 def lr_range_test(
@@ -189,7 +214,8 @@ def lr_range_test(
     """Only the range test: nothing is trained, logged or written, and the model is as before.
 
     Args:
-        trainer: A trainer that has not trained yet. Its callbacks and loggers sleep meanwhile.
+        trainer: A trainer that has not trained yet. Its loggers and checkpoints sleep meanwhile; its other callbacks
+            set up (they may accumulate gradients, or freeze layers), and sleep from then on.
         model: The LightningModule.
         train_dataloaders: As in ``Trainer.fit``.
         val_dataloaders: As in ``Trainer.fit``; needed to monitor a validation metric.
@@ -208,10 +234,12 @@ def lr_range_test(
     if trainer.fast_dev_run:
         raise ValueError("`lr_range_test` needs real steps, but the trainer is set to `fast_dev_run`. Turn it off.")
     callbacks, loggers, sanity_steps = trainer.callbacks, trainer.loggers, trainer.num_sanity_val_steps
-    with Snapshot():  # of the random generators: setting up data and model draws from them
+    asleep = (lightning_name(trainer, "callbacks", "Checkpoint"), lightning_name(trainer, "callbacks", "ModelSummary"))
+    with Snapshot() as snapshot:  # setting up data and model draws random numbers; callbacks may freeze layers
+        snapshot.add(model)
         try:
-            bars = [bar for bar in [trainer.progress_bar_callback] if bar is not None]
-            trainer.callbacks, trainer.num_sanity_val_steps = [test, *bars], 0
+            trainer.callbacks = [test, *(callback for callback in callbacks if not isinstance(callback, asleep))]
+            trainer.num_sanity_val_steps = 0
             trainer.loggers = [lightning_name(trainer, "loggers.logger", "DummyLogger")()] if loggers else []
             trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)
         finally:
@@ -222,6 +250,17 @@ def lr_range_test(
             " `max_epochs` and `max_steps`), or has trained before, or runs its processes by spawning."
         )
     return test.result
+
+
+def _schedulers(trainer: Any) -> list[Any]:
+    return [config.scheduler for config in trainer.lr_scheduler_configs]
+
+
+def _is_device(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and torch.device(name) is not None
+    except RuntimeError:
+        return False
 
 
 class _OnlyTest(LRRangeTest):

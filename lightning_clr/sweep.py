@@ -13,6 +13,8 @@ from torchmetrics.aggregation import MeanMetric
 
 from lightning_clr.apply import peak_lrs, peak_momentum
 from lightning_clr.bounds import LRBounds
+from lightning_clr.checks import require
+from lightning_clr.curve import FEWEST_POINTS
 from lightning_clr.scheduler import ScheduleLR, refilled
 from lightning_clr.schedules import Sweep
 from lightning_clr.trial import Trial
@@ -67,6 +69,8 @@ class SweepRecording:
         patience = _PATIENCE * self.trainer.accumulate_grad_batches
         for _ in range(patience):
             value = self._monitored(self.trial.run_batch())
+            if value is None:  # a batch that the module has skipped
+                continue
             self._mean.update(value)
             if any(sweep.optimizer_stepped for sweep in self.sweeps):
                 break
@@ -104,9 +108,11 @@ class SweepRecording:
         """The mean over ranks: one number, so one decision."""
         return float(self.trainer.strategy.reduce(value.clone(), reduce_op="mean"))
 
-    def _monitored(self, loss: Tensor | None) -> Tensor:
-        """The value of the batch just run; a placeholder if validation is what counts."""
+    def _monitored(self, loss: Tensor | None) -> Tensor | None:
+        """The value of the batch just run; ``None`` without one, a placeholder if validation is what counts."""
         if self.plan.monitor is None:
+            if loss is None and self.values:
+                return None
             if loss is None:
                 raise ValueError(
                     "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
@@ -120,6 +126,14 @@ class SweepRecording:
             self._validates = True
             logged |= self.trial.validate()
             self._logged(logged)
+            points = 1 + math.ceil((self.num_steps - 1) / self.plan.val_every_n_steps)
+            require(
+                "val_every_n_steps",
+                self.plan.val_every_n_steps,
+                f"give at least {FEWEST_POINTS} points",
+                lambda _: points >= FEWEST_POINTS,
+                f"Validating that often in {self.num_steps} steps gives {points}: lower it, or raise `num_steps`.",
+            )
         return self._scalar(torch.zeros(()))
 
     def _logged(self, metrics: dict[str, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
+from lightning_utilities.core.overrides import is_overridden
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
@@ -23,6 +24,7 @@ from lightning_clr.packages import Callback, lightning_name
 from lightning_clr.snapshot import Snapshot, count_as_users, is_restorable, rng_state, same_rng_state, set_rng_state
 
 _TESTED = "2.2 to 2.6"
+_START_HOOKS = ("on_train_start", "on_train_epoch_start")
 
 
 class Trial:
@@ -111,7 +113,9 @@ class Trial:
 
 
 @contextmanager
-def trial(trainer: Any, module: Any, snapshot_device: torch.device | str | None = None) -> Iterator[Trial]:
+def trial(
+    trainer: Any, module: Any, snapshot_device: torch.device | str | None = None, start_hooks: bool = False
+) -> Iterator[Trial]:
     """Training batches that leave no trace, whether the ``with`` block ends well or with any exception.
 
     To be called in ``on_train_start``. The module's batch hooks run as in training; its hooks of epochs and of the
@@ -121,6 +125,7 @@ def trial(trainer: Any, module: Any, snapshot_device: torch.device | str | None 
         trainer: The trainer that is about to train.
         module: Its LightningModule.
         snapshot_device: Where copies of the tensors are kept; by default beside the originals.
+        start_hooks: Whether to run, and undo, the module's ``on_train_start`` and ``on_train_epoch_start`` too.
 
     Raises:
         RuntimeError: If this Lightning lacks a private name that the trial needs.
@@ -133,7 +138,7 @@ def trial(trainer: Any, module: Any, snapshot_device: torch.device | str | None 
     quiet = {
         "fit_loop": loop,
         "callbacks": [_Recorder(this)],
-        "loggers": [lightning_name(trainer, "loggers.logger", "DummyLogger")()] if trainer.loggers else [],
+        "loggers": [_stand_in(trainer)] if trainer.loggers else [],
         "profiler": lightning_name(trainer, "profilers", "PassThroughProfiler")(),
         "should_stop": False,
         "accumulate_grad_batches": _accumulated_batches(trainer),
@@ -153,6 +158,9 @@ def trial(trainer: Any, module: Any, snapshot_device: torch.device | str | None 
         # a trainer that detects anomalies would end the job at the NaN that a range test is out to find
         undo.enter_context(torch.autograd.set_detect_anomaly(False))
         undo.enter_context(torch.enable_grad())
+        if start_hooks:
+            for name in _START_HOOKS:
+                getattr(module, name)()
         yield this
 
 
@@ -160,6 +168,17 @@ def end_of_fit(trainer: Any) -> Exception:
     """The exception that makes a trainer tear down quietly and return from ``fit``."""
     error: Exception = lightning_name(trainer, "utilities.exceptions", "_TunerExitException")()
     return error
+
+
+def overrides_start_hooks(module: Any) -> bool:
+    """Whether a module does something of its own when training or an epoch starts."""
+    base = next(cls for cls in type(module).__mro__ if cls.__name__ == "LightningModule")
+    return any(is_overridden(name, module, base) for name in _START_HOOKS)
+
+
+def logs_hyperparameters(module: Any) -> bool:
+    """Whether a module wants its hyper-parameters in the loggers."""
+    return bool(module._log_hyperparams)
 
 
 class _Recorder(Callback):
@@ -332,6 +351,13 @@ class _Replay:
 def _cloned(batch: Any) -> Any:
     arrays = (Tensor, sys.modules["numpy"].ndarray) if "numpy" in sys.modules else Tensor
     return apply_to_collection(batch, arrays, copy.deepcopy)
+
+
+def _stand_in(trainer: Any) -> Any:
+    """A logger that writes nothing, and answers like the trainer's where its files would be."""
+    real, dummy = trainer.loggers[0], lightning_name(trainer, "loggers.logger", "DummyLogger")
+    names = {name: getattr(real, name, None) for name in ("name", "version", "save_dir", "log_dir")}
+    return type("StandIn", (dummy,), names)()
 
 
 def _accumulated_batches(trainer: Any) -> int:

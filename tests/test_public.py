@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "mixin.py": {"bounds", "checks", "packages", "scheduler", "schedules"},
     "apply.py": {"bounds", "scheduler"},
     "trial.py": {"packages", "snapshot"},
-    "sweep.py": {"apply", "bounds", "scheduler", "schedules", "trial"},
+    "sweep.py": {"apply", "bounds", "checks", "curve", "scheduler", "schedules", "trial"},
     "range_test.py": {"apply", "checks", "curve", "packages", "progress", "result", "snapshot", "sweep", "trial"},
 }
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torchmetrics"}

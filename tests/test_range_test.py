@@ -1,12 +1,14 @@
 """What the range test records and finds, against known answers."""
 
 import math
+import warnings
 
 import pytest
 import torch
 from models import Plain, Scheduled, loader, quiet_trainer
 from pytorch_lightning import LightningModule
-from pytorch_lightning.callbacks import Callback, GradientAccumulationScheduler, LearningRateMonitor
+from pytorch_lightning.callbacks import BatchSizeFinder, Callback, GradientAccumulationScheduler, LearningRateMonitor
+from pytorch_lightning.loggers import CSVLogger, Logger
 from torch.utils.data import DataLoader
 
 from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, lr_range_test
@@ -171,13 +173,13 @@ def test_metric_logged_per_epoch_is_read_at_every_step():
 
 
 def test_validation_metric_is_evaluated_every_few_steps():
-    """Steps 0, 10, 20, ... and the last."""
+    """Steps 0, 4, 8, ... and the last."""
     result = lr_range_test(
-        quiet_trainer(), Plain(), loader(), loader(64), monitor="val_acc", monitor_mode="max", val_every_n_steps=10,
-        min_lr=1e-6, max_lr=10.0, num_steps=36,
+        quiet_trainer(), Plain(), loader(), loader(64), monitor="val_acc", monitor_mode="max", val_every_n_steps=4,
+        min_lr=1e-6, max_lr=10.0, num_steps=39,
     )  # fmt: skip
 
-    assert len(result.lrs) == 5
+    assert len(result.lrs) == 11
     assert (result.lrs[0], result.lrs[-1]) == (1e-6, 10.0)
     assert all(0 <= value <= 1 for value in result.values)
 
@@ -373,3 +375,145 @@ def test_later_fit_of_the_same_trainer_is_not_tested_again():
     trainer.fit(trainer.lightning_module, loader())
 
     assert test.result is first
+
+
+class KeepsLosses(Plain):
+    """Lightning's own recipe for what an epoch collects."""
+
+    def on_train_epoch_start(self):
+        self.losses = []
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.losses.append(loss.item())
+        return loss
+
+
+def test_module_may_need_its_start_hooks():
+    """They are run, and undone, in the trial: the real epoch has its own list."""
+    module, test = KeepsLosses(), LRRangeTest()
+
+    quiet_trainer(max_epochs=1, callbacks=[test]).fit(module, loader())
+
+    assert test.result.bounds is not None
+    assert len(module.losses) == 16
+
+
+def test_error_of_the_module_is_shown_as_it_is():
+    class Broken(KeepsLosses):
+        def training_step(self, batch, batch_idx):
+            return self.no_such_thing
+
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        quiet_trainer(callbacks=[LRRangeTest()]).fit(Broken(), loader())
+
+
+class Skips(Plain):
+    """Skips every third batch, as Lightning allows."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) if batch_idx % 3 != 1 else None
+
+
+def test_skipped_batches_are_no_points():
+    with pytest.warns(UserWarning, match="returned `None`"):
+        result = lr_range_test(quiet_trainer(), Skips(), loader(), num_steps=20)
+
+    assert len(result.values) == 20
+    assert all(map(math.isfinite, result.values))
+
+
+def test_finders_before_it_do_not_keep_it_from_running():
+    """They load checkpoints of their own, which is no resuming."""
+    test = LRRangeTest()
+
+    class Sized(Plain):
+        batch_size = 16
+
+        def train_dataloader(self):
+            return loader(batch_size=self.batch_size)
+
+        def val_dataloader(self):
+            return loader(64)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        finder = BatchSizeFinder(max_trials=2, steps_per_trial=1)
+        quiet_trainer(max_epochs=1, callbacks=[test, finder]).fit(Sized())
+
+    assert test.result.bounds is not None
+
+
+def test_function_and_callback_accumulate_alike():
+    """The accumulation of the trainer's callbacks counts in both."""
+    found = []
+    for call in ("function", "callback"):
+        torch.manual_seed(0)
+        module, test = fixed(), LRRangeTest(num_steps=20)
+        trainer = quiet_trainer(max_epochs=1, callbacks=[GradientAccumulationScheduler({0: 4}), test])
+        if call == "function":
+            trainer.callbacks.remove(test)
+            found.append(lr_range_test(trainer, module, loader(), num_steps=20).values)
+        else:
+            trainer.fit(module, loader())
+            found.append(test.result.values)
+
+    assert found[0] == found[1]
+
+
+def test_function_undoes_what_callbacks_do_to_the_model():
+    """A callback that freezes layers while it sets up finds them as they were."""
+
+    class Freezes(Callback):
+        def setup(self, trainer, pl_module, stage):
+            pl_module.body.requires_grad_(False)
+
+    module = Plain()
+    lr_range_test(quiet_trainer(callbacks=[Freezes()]), module, loader())
+
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+class RefusesChanges(Logger):
+    """As MLflow does."""
+
+    name, version = "strict", 0
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, params):
+        if getattr(self, "params", None):
+            raise ValueError("Changing param values is not allowed.")
+        self.params = dict(params)
+
+
+class WithLR(Plain):
+    def __init__(self, lr=0.1, secret="mine"):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+def test_logger_that_refuses_changes_is_warned_about():
+    """The job goes on."""
+    module, test = WithLR(), LRRangeTest()
+    trainer = quiet_trainer(max_epochs=1, logger=RefusesChanges(), callbacks=[test])
+
+    with pytest.warns(UserWarning, match="still shows the old lr: Changing param values is not allowed"):
+        trainer.fit(module, loader())
+
+    assert module.hparams.lr == test.result.bounds.max_lr / 3
+
+
+def test_logger_is_where_its_files_will_be():
+    """Modules that write next to their logs find the folder in the trial too."""
+    seen = set()
+
+    class Writes(Plain):
+        def training_step(self, batch, batch_idx):
+            seen.add(self.logger.log_dir)
+            return super().training_step(batch, batch_idx)
+
+    quiet_trainer(max_steps=1, logger=CSVLogger("logs"), callbacks=[LRRangeTest()]).fit(Writes(), loader())
+
+    assert len(seen) == 1

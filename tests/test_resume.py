@@ -81,6 +81,15 @@ def test_resumed_equals_uninterrupted(make, tested):
     assert test.result == (first_test.result if tested else None)
 
 
+def test_module_knows_the_bounds_after_resuming():
+    """As it did in the first run."""
+    _, _, test, _ = fit(MODULES["1cycle"], epochs=1)
+
+    _, _, _, trainer = fit(MODULES["1cycle"], epochs=3, ckpt_path="last.ckpt")
+
+    assert trainer.lightning_module.lr_bounds == test.result.bounds
+
+
 def test_checkpoint_holds_plain_data():
     """It loads under weights_only=True, with bounds and curve as numbers."""
     _, _, test, _ = fit(MODULES["1cycle"], epochs=1)
