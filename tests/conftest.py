@@ -7,5 +7,5 @@ from pytorch_lightning import seed_everything
 def _same_start(tmp_path, monkeypatch):
     """Every test starts with the same random numbers, in an empty folder of its own."""
     monkeypatch.chdir(tmp_path)
-    seed_everything(1, verbose=False)
+    seed_everything(1)
     torch.set_num_threads(1)

@@ -92,7 +92,7 @@ FAULT = Fault()
 
 def run(case: Case, test: LRRangeTest) -> list[Any]:
     """Train and return a trace of everything that a range test could have touched."""
-    seed_everything(7, verbose=False)
+    seed_everything(7)
     module = case.module()
     _let_fail(module)
     witness = Witness()

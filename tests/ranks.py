@@ -99,7 +99,7 @@ def trace(name: str, devices: int, test: LRRangeTest) -> list:
 
 def found_where_one_rank_sees_nan(devices: int) -> list:
     """What the range test finds, and the learning rate in force afterwards."""
-    seed_everything(5, verbose=False)
+    seed_everything(5)
     test = LRRangeTest(min_lr=1e-4, max_lr=10.0, num_steps=40, stop_factor=None)
     trainer = quiet_trainer(strategy="ddp", devices=devices, max_epochs=1, callbacks=[test])
     trainer.fit(NaNOnRankOne(), loader(160, shuffle=True))

@@ -290,7 +290,7 @@ class LRs(pl.Callback):
 
 def trained(module, *callbacks, epochs=2):
     """Learning rates of the steps of a short training."""
-    pl.seed_everything(3, verbose=False)
+    pl.seed_everything(3)
     lrs = LRs()
     quiet_trainer(max_epochs=epochs, callbacks=[*callbacks, lrs]).fit(module, loader())
     return lrs.seen

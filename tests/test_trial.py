@@ -682,7 +682,7 @@ def without_sanity_check():
 
 @scenario
 def validation_metric_monitored():
-    return Case(test={"monitor": "val_acc", "monitor_mode": "max"}, module=Measured)
+    return Case(test={"monitor": "val_acc", "monitor_mode": "max", "val_every_n_steps": 1}, module=Measured)
 
 
 @scenario
