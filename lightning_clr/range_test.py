@@ -132,9 +132,13 @@ class LRRangeTest(Callback):
             self._resumes |= bool(trainer.ckpt_path)
         if trainer.fast_dev_run:
             rank_zero_info("LR range test: skipped under `fast_dev_run`.")
-        elif self._resumes or trainer.global_step > 0:
+        elif self._resumes:
             rank_zero_info("LR range test: skipped, since training resumes; the learning rates in force are kept.")
             self._tell(trainer, pl_module)
+        elif trainer.global_step > 0:
+            rank_zero_info(
+                "LR range test: skipped, since this trainer has trained before; make a new one to test again."
+            )
         else:
             self.result = self.run(trainer, pl_module)
             self._use(trainer, pl_module, self.result)

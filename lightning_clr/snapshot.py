@@ -62,10 +62,8 @@ class Snapshot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with (
-            torch.no_grad(),
-            contextlib.ExitStack() as stack,
-        ):  # a step that fails does not keep the others from running
+        # a stack, since one that fails must not keep the others from running
+        with torch.no_grad(), contextlib.ExitStack() as stack:
             stack.callback(set_rng_state, self._rng)
             for undo in self._undo:
                 stack.callback(undo)
