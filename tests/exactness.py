@@ -202,7 +202,7 @@ def _(value: nn.Module) -> Any:
     for name, part in vars(value).items():
         if "hooks" in name:  # numbered in the order of their making, which differs between any two runs
             found[name] = list(part.values()) if part else []
-        elif name not in ("_trainer", "_metric_attributes") and not name.startswith("__"):
+        elif name not in ("_trainer", "_metric_attributes", "_torchdynamo_wrapper_id") and not name.startswith("__"):
             found[name] = part
     return plain(found)
 

@@ -523,6 +523,17 @@ def modes_and_frozen_parameters():
     return Case(module=Freezes)
 
 
+class Compiled(Normalized):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.compile(self.body, backend="eager")
+
+
+@scenario
+def compiled_layer():
+    return Case(module=Compiled)
+
+
 # --- optimization -----------------------------------------------------------------------------------------------------
 
 
