@@ -8,6 +8,7 @@ and fetchers live on loop objects and vanish with the shadow; everything else is
 
 import copy
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -145,7 +146,7 @@ def trial(
     }
     unlogged: dict[str, Any] = {name: {} for name in ("_progress_bar_metrics", "_logged_metrics", "_callback_metrics")}
     with ExitStack() as undo:
-        undo.callback(_wrap_again, strategy, strategy.model)
+        undo.push(functools.partial(_wrap_again, strategy, strategy.model))
         snapshot = undo.enter_context(Snapshot(snapshot_device))
         _remember(snapshot, trainer, module)
         undo.enter_context(_replaced(trainer._logger_connector, _first_loop_iter=None, _current_fx=None, **unlogged))
@@ -368,9 +369,12 @@ def _accumulated_batches(trainer: Any) -> int:
     return int(trainer.accumulate_grad_batches)
 
 
-def _wrap_again(strategy: Any, wrapped: Any) -> None:
-    """Build the DDP wrapper anew: it sorts its buckets in the first backward, which changes the order of summation."""
-    if isinstance(wrapped, DistributedDataParallel):
+def _wrap_again(strategy: Any, wrapped: Any, error: type[BaseException] | None, *_: Any) -> None:
+    """Build the DDP wrapper anew: it sorts its buckets in the first backward, which changes the order of summation.
+
+    Not after an error: the ranks must agree to build it, and the others may not know of the error.
+    """
+    if error is None and isinstance(wrapped, DistributedDataParallel):
         strategy.model = strategy.lightning_module
         strategy.model = strategy._setup_model(strategy.model)
         strategy._register_ddp_hooks()

@@ -86,6 +86,15 @@ class NaNOnRankOne(Scheduled):
         return loss * float("nan") if hot and self.global_rank == 1 else loss
 
 
+class RaisesOnRankOne(Scheduled):
+    """Fails on one rank alone, in the middle of the trial."""
+
+    def training_step(self, batch, batch_idx):
+        if self.global_rank == 1 and self.global_step == 6:
+            raise RuntimeError("the real error")
+        return super().training_step(batch, batch_idx)
+
+
 @exactness.plain.register
 def _(value: DTensor):
     return exactness.plain(value.to_local())
@@ -109,6 +118,9 @@ def found_where_one_rank_sees_nan(devices: int) -> list:
 def main(name, devices, folder):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if name == "one rank raises":
+        trainer = quiet_trainer(strategy="ddp", devices=int(devices), max_epochs=1, callbacks=[LRRangeTest()])
+        trainer.fit(RaisesOnRankOne(), loader(160))
     sweep = {"min_lr": 1e-4, "max_lr": 1.0, "num_steps": 14, "stop_factor": None}
     found = {"untested": trace(name, int(devices), WithoutTrial(**sweep))}
     test = AfterTrial(**sweep)

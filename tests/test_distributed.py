@@ -1,7 +1,9 @@
 """Several ranks: real processes, real strategies, gloo."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,12 +20,25 @@ def free_port() -> str:
         return str(found.getsockname()[1])
 
 
-def train(strategy: str, devices: int, folder: Path) -> list[dict]:
-    """What each rank has written down; trained in an empty folder."""
+def launch(strategy: str, devices: int, folder: Path) -> subprocess.CompletedProcess:
+    """Run the ranks in an empty folder; more than two hundred seconds are taken for a hang."""
     (folder / "run").mkdir()
     environment = {**os.environ, "MASTER_PORT": free_port(), "PYTHONPATH": str(RANKS.parent)}
     command = [sys.executable, str(RANKS), strategy, str(devices), str(folder)]
-    done = subprocess.run(command, cwd=folder / "run", env=environment, capture_output=True, text=True, timeout=200)
+    ranks = subprocess.Popen(
+        command, cwd=folder / "run", env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        _, errors = ranks.communicate(timeout=200)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(ranks.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, ranks.returncode, stderr=errors)
+
+
+def train(strategy: str, devices: int, folder: Path) -> list[dict]:
+    """What each rank has written down."""
+    done = launch(strategy, devices, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(devices)]
 
@@ -55,3 +70,11 @@ def test_all_ranks_find_the_same_where_one_alone_sees_nan(tmp_path):
 
     assert len(found) == 2
     assert len(set(found)) == 1
+
+
+def test_error_of_one_rank_ends_all(tmp_path):
+    """Nobody waits for ever for the rank that is gone, and its error is shown."""
+    done = launch("one rank raises", 2, tmp_path)
+
+    assert done.returncode != 0
+    assert "RuntimeError: the real error" in done.stderr
