@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from lightning_clr.bounds import LRBounds
 from lightning_clr.checks import require
-from lightning_clr.packages import lightning_name
+from lightning_clr.packages import callbacks_of_kind
 from lightning_clr.scheduler import ScheduleLR
 from lightning_clr.schedules import OneCycle, Schedule
 
@@ -98,9 +98,8 @@ def optimizer_steps(trainer: Any) -> int:
     """
     estimate = trainer.estimated_stepping_batches
     batches, epochs = trainer.num_training_batches, trainer.max_epochs or 0
-    accumulation = lightning_name(trainer, "callbacks", "GradientAccumulationScheduler")
-    for callback in trainer.callbacks:
-        if isinstance(callback, accumulation) and epochs > 0 and math.isfinite(batches):
+    for callback in callbacks_of_kind(trainer, "GradientAccumulationScheduler"):
+        if epochs > 0 and math.isfinite(batches):
             accumulated = map(callback.get_accumulate_grad_batches, range(epochs))
             estimate = sum(math.ceil(batches / count) for count in accumulated)
             estimate = min(estimate, trainer.max_steps) if trainer.max_steps >= 0 else estimate

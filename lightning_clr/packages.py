@@ -35,6 +35,12 @@ def package_of(trainer: Any) -> str:
     raise TypeError(f"`trainer` must be a Lightning Trainer, got {type(trainer).__name__}.")
 
 
+def callbacks_of_kind(trainer: Any, name: str) -> list[Any]:
+    """The trainer's callbacks of the class ``name`` of its own package."""
+    kind = lightning_name(trainer, "callbacks", name)
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]
+
+
 def lightning_name(trainer: Any, module: str, name: str) -> Any:
     """``name`` from ``module`` of the trainer's own package, for example ``("callbacks", "ProgressBar")``."""
     return getattr(importlib.import_module(f"{package_of(trainer)}.{module}"), name)

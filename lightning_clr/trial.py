@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_clr.packages import Callback, lightning_name
+from lightning_clr.packages import Callback, callbacks_of_kind, lightning_name
 from lightning_clr.snapshot import Snapshot, count_as_users, is_restorable, rng_state, same_rng_state, set_rng_state
 
 _TESTED = "2.2 to 2.6"
@@ -309,7 +309,7 @@ class _Tee:
         for batch in [*self.kept]:
             yield _cloned(batch)
         while not self.exhausted:
-            before = rng_state()
+            before = {} if self.kept else rng_state()
             try:
                 batch = next(self.stream)
             except StopIteration:
@@ -362,10 +362,8 @@ def _stand_in(trainer: Any) -> Any:
 
 
 def _accumulated_batches(trainer: Any) -> int:
-    scheduler = lightning_name(trainer, "callbacks", "GradientAccumulationScheduler")
-    for callback in trainer.callbacks:
-        if isinstance(callback, scheduler):
-            return int(callback.get_accumulate_grad_batches(0))
+    for callback in callbacks_of_kind(trainer, "GradientAccumulationScheduler"):
+        return int(callback.get_accumulate_grad_batches(0))
     return int(trainer.accumulate_grad_batches)
 
 
@@ -384,7 +382,7 @@ def _require_known_lightning(trainer: Any) -> None:
     loop = trainer.fit_loop
     needed = {
         loop: ("epoch_loop", "_data_source", "_combined_loader", "_data_fetcher", "max_batches"),
-        loop.epoch_loop: ("advance", "reset", "val_loop", "_results", "_should_accumulate"),
+        loop.epoch_loop: ("advance", "reset", "val_loop", "_results"),
         loop.epoch_loop.val_loop: ("run", "_data_source", "_combined_loader", "_max_batches"),
         trainer._logger_connector: ("_callback_metrics", "_first_loop_iter", "_current_fx", "epoch_end_reached"),
     }
