@@ -3,26 +3,34 @@
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from lightning_clr.bounds import LRBounds
 from lightning_clr.checks import require
 
 STILL_IMPROVING = "the curve was still improving at the largest learning rate"
+NOTHING_HAPPENED = "the curve did not improve clearly beyond its noise at any learning rate"
 
 FEWEST_POINTS = 10
+_CLEAR = 3.0  # improvement, in units of what noise could feign, that leaves no doubt about where it ends
+_FAINT = 1.5  # the same, below which a single sweep is taken for one that learns nothing
+_RAGGED = 4 / 3  # standard errors of the curve around its best that could feign an improvement
 _DECADES = 0.4  # standard deviation of the average that bounds are read off
 _WIDEST = 0.06  # the same as a fraction of the sweep, where the learning rate rises by less than decades
 _STARTS = 0.1  # fraction of the whole improvement at which learning shows: `base_lr`
 _FLOOR = 0.05  # fraction of the whole improvement above the best value that still counts as the valley's floor
-_BELOW_FLOOR = 4.0  # upper end of the floor over `max_lr`: a schedule stays longer at a learning rate than a sweep
-_BELOW_ROUGH = 4.0  # where a flat curve becomes rough over `max_lr`
+_BELOW_FLOOR = 3.5  # upper end of the floor over `max_lr`: a schedule stays longer at a learning rate than a sweep
+_BELOW_ROUGH = 2.0  # where training becomes as rough as the data over `max_lr`, if nothing is learnt in the sweep
 _BELOW_RISE = 2.0  # start of the final rise over `max_lr`: 2 / a over 1 / a on a quadratic of curvature a
+_BELOW_KNEE = 2.0  # where the curve of a linear sweep stops rising steeply over `max_lr`
+_SLOWS = 0.9  # fraction of the whole improvement at which the curve of a linear sweep is said to slow down
 _LEAST_RATIO = 4.0  # `max_lr` over `base_lr`, Smith's rule for cycles
 _CAP = 0.5  # height above the untrained level, in improvements, beyond which values count the same
-_ROUGH = 8.0  # mean square above the untrained level, in units of the noise, that counts as rough
-_MOSTLY = 0.8  # fraction of the rest of the curve that stays rough where roughness begins
+_OUTLIER = 4.0  # distance from the untrained level, in units of the noise, beyond which values count the same
+_EVIDENCE = 8.0  # twice the log-likelihood that roughness must gain over pure noise
+_CANDIDATES = 500  # learning rates tried as the onset of roughness
+_CLOSER = (1 / 12, 50.0)  # where the second sweep looks, in units of where training becomes as rough as the data
 
 
 def smooth(values: Sequence[float], width: float | None = None) -> list[float]:
@@ -65,28 +73,40 @@ def finite_part(values: Sequence[float]) -> list[float]:
 
 
 def find_bounds(
-    lrs: Sequence[float], values: Sequence[float], direction: Literal["min", "max"] = "min"
+    lrs: Sequence[float],
+    values: Sequence[float],
+    direction: Literal["min", "max"] = "min",
+    closer: tuple[Sequence[float], Sequence[float]] | None = None,
+    mode: Literal["exponential", "linear"] = "exponential",
 ) -> tuple[LRBounds | None, str]:
     """Both bounds of a cycle, or the reason why the curve does not tell them.
 
-    ``max_lr`` is a quarter of the learning rate up to which the curve, averaged over four tenths of a decade, stays
+    ``max_lr`` is two sevenths of the learning rate up to which the curve, averaged over four tenths of a decade, stays
     within a twentieth of the improvement from its best. The average of the neighbours on both sides finds the floor of
     the valley where a raw curve has its best value wherever noise has it, and the upper end of a wide floor says more
     than its lowest point. Values far above the untrained level count as that level plus half the improvement, so that
-    an explosion draws the floor towards small learning rates, but only so far. A quarter, because a schedule stays
+    an explosion draws the floor towards small learning rates, but only so far. Two sevenths, because a schedule stays
     longer at a learning rate than a sweep does. Without noise the curve ends in an unbroken rise that starts at the
     limit of stability, far below where it leaves the floor; half of that limit is the most.
 
     ``base_lr`` is where a tenth of the improvement has happened, so where learning starts to show, and at most
     ``max_lr / 4``.
 
-    Deep plain nets learn nothing during a sweep: their loss stays flat, then becomes rough and rises. They learn close
-    below that, and ``max_lr`` is a quarter of where the roughness begins.
+    A linear sweep, Smith's original, usually of an accuracy, is read as he does: ``base_lr`` where it begins to rise,
+    ``max_lr`` where it slows down, before it becomes ragged or falls. However long it stays flat after that, this point
+    stays. A sweep of a hundred steps learns later than a whole training does, so half of it is taken.
+
+    A curve whose improvement hardly exceeds its noise is read with the help of a second, slower sweep over the part of
+    it that :func:`closer_range` names. Deep plain nets may learn nothing even there, and yet learn just below the
+    learning rates that make their loss rough: ``max_lr`` is then half of where the steps of training move the loss as
+    much as the choice of the batch does.
 
     Args:
         lrs: Learning rate of each step, rising, ``[num_steps]``.
         values: What was recorded at each step, ``[num_steps]``; may end in NaN or infinity.
         direction: Whether lower or higher values are better.
+        closer: Learning rates and values of the second sweep, if there was one.
+        mode: How the learning rate rises.
 
     Returns:
         The bounds and an empty string, or ``None`` and the reason in plain words.
@@ -99,42 +119,128 @@ def find_bounds(
         >>> losses = [2 / (1 + (lr / 0.01) ** 2) + lr for lr in lrs]
         >>> bounds, reason = find_bounds(lrs, losses)
         >>> round(bounds.base_lr, 4), round(bounds.max_lr, 4)
-        (0.002, 0.0396)
+        (0.002, 0.0397)
         >>> find_bounds(lrs, [2.0 - 0.01 * step for step in range(60)])[1][:50]
         'the curve was still improving at the largest learn'
     """
-    require("direction", direction, 'be "min" or "max"', lambda name: name in ("min", "max"))
-    require("values", len(values), f"be as many as `lrs` ({len(lrs)})", lambda number: number == len(lrs))
-    pairs = itertools.pairwise(lrs)
-    require("lrs", list(lrs), "be positive and rise", lambda _: all(0 < low < high for low, high in pairs))
-    sign = 1.0 if direction == "min" else -1.0
-    losses = [sign * value for value in finite_part(values)]
-    if len(losses) < FEWEST_POINTS:
+    first = _Sweep(lrs, values, direction, mode)
+    if len(first.losses) < FEWEST_POINTS:
         return None, (
-            f"only {len(losses)} finite values were recorded, at least {FEWEST_POINTS} are needed: start from a"
+            f"only {len(first.losses)} finite values were recorded, at least {FEWEST_POINTS} are needed: start from a"
             " smaller min_lr or take more steps"
         )
-    width = _width(lrs, len(losses))
-    untrained = statistics.median(losses[: max(5, len(losses) // 10)])
-    deepest = max(0.0, untrained - min(smooth(losses, 1.0)))
-    curve = smooth([min(loss, untrained + _CAP * deepest) for loss in losses], width)
-    best = min(range(len(curve)), key=curve.__getitem__)
-    improvement = untrained - curve[best]
-    rough = _roughness(losses, width)
-    doubt = max(_doubt(losses, width), 1e-3 * abs(untrained))
-    if improvement <= doubt or (rough is not None and rough <= best and improvement <= 2 * doubt):
-        if rough is None:
-            return None, "the curve did not improve clearly beyond its noise at any learning rate: take more steps"
-        max_lr = lrs[rough] / _BELOW_ROUGH
-        return LRBounds(max_lr / _LEAST_RATIO, max_lr), ""
-    ends = _floor_ends(curve, best, curve[best] + _FLOOR * improvement)
-    if len(losses) == len(values) and best >= len(curve) - max(2, len(curve) // 20):
-        return None, f"{STILL_IMPROVING}, {lrs[best]:.2g}: raise max_lr"
-    max_lr = min(lrs[ends] / _BELOW_FLOOR, lrs[_final_rise(losses)] / _BELOW_RISE)
-    if max_lr <= lrs[0]:
-        return None, f"the curve improved from the very start: begin below min_lr={lrs[0]:.2g}"
-    shows = lrs[_last_above(curve, untrained - _STARTS * improvement, best)]
-    return LRBounds(min(shows, max_lr / _LEAST_RATIO), max_lr), ""
+    sweeps = [first] if closer is None else [first, _Sweep(*closer, direction, mode, first.untrained)]
+    clear = next((sweep for sweep in sweeps if sweep.clarity >= _CLEAR), None)
+    if clear is not None:
+        bounds, reason = clear.valley()
+        if bounds is not None or clear is first:
+            return bounds, reason
+    rough = _onset(sweeps)
+    if rough is not None and (closer is not None or first.clarity < _FAINT):
+        return LRBounds(rough / _BELOW_ROUGH / _LEAST_RATIO, rough / _BELOW_ROUGH), ""
+    if first.clarity >= 1:
+        return first.valley()
+    return None, f"{NOTHING_HAPPENED}: take more steps"
+
+
+def closer_range(
+    lrs: Sequence[float], values: Sequence[float], direction: Literal["min", "max"] = "min"
+) -> LRBounds | None:
+    """Where a second, slower sweep should look at a curve that hardly rises above its noise; ``None`` if it is clear.
+
+    Around the learning rate from which on training moves the loss as much as the choice of the batch does: from where
+    nothing has happened yet, up to where all is over. If nothing is seen to happen at all, the whole of it. A curve
+    without noise, or one that rises from the start, is clear in its way.
+
+    Example:
+        >>> lrs = [10 ** (step / 10 - 5) for step in range(60)]
+        >>> print(closer_range(lrs, [2 / (1 + (lr / 0.01) ** 2) + lr for lr in lrs]))
+        None
+    """
+    sweep = _Sweep(lrs, values, direction, "exponential")
+    if len(sweep.losses) < FEWEST_POINTS or sweep.clarity >= _CLEAR:
+        return None
+    rough = _onset([sweep])
+    if rough is not None:
+        return LRBounds(rough * _CLOSER[0], rough * _CLOSER[1])
+    return LRBounds(lrs[0], lrs[len(sweep.losses) - 1]) if sweep.distances() else None
+
+
+class _Sweep:
+    """The finite part of a recorded curve, turned so that lower is better, and what can be seen in it."""
+
+    def __init__(
+        self,
+        lrs: Sequence[float],
+        values: Sequence[float],
+        direction: str,
+        mode: str,
+        untrained: float | None = None,
+    ) -> None:
+        require("mode", mode, 'be "exponential" or "linear"', lambda name: name in ("exponential", "linear"))
+        require("direction", direction, 'be "min" or "max"', lambda name: name in ("min", "max"))
+        require("values", len(values), f"be as many as `lrs` ({len(lrs)})", lambda number: number == len(lrs))
+        pairs = itertools.pairwise(lrs)
+        require("lrs", list(lrs), "be positive and rise", lambda _: all(0 < low < high for low, high in pairs))
+        sign = 1.0 if direction == "min" else -1.0
+        self.lrs = lrs
+        self.losses = losses = [sign * value for value in finite_part(values)]
+        self.clarity = 0.0
+        if len(losses) < FEWEST_POINTS:
+            return
+        width = _width(lrs, len(losses))
+        self.linear = mode == "linear"
+        start = max(2, len(losses) // 20) if self.linear else max(5, len(losses) // 10)
+        self.untrained = statistics.median(losses[:start]) if untrained is None else untrained
+        deepest = max(0.0, self.untrained - min(smooth(losses, 1.0)))
+        self.cap = self.untrained + _CAP * deepest
+        self.curve = smooth([min(loss, self.cap) for loss in losses], width)
+        self.best = min(range(len(losses)), key=self.curve.__getitem__)
+        self.improvement = self.untrained - self.curve[self.best]
+        doubt = max(_doubt(losses, width, start), self._roughness(width), 1e-3 * abs(self.untrained))
+        if doubt:
+            self.clarity = self.improvement / doubt
+
+    def _roughness(self, width: float) -> float:
+        """The improvement that the roughness of the curve around its best could feign."""
+        first, last = max(0, self.best - math.ceil(2 * width)), self.best + math.ceil(2 * width) + 1
+        pairs = zip(self.losses[first:last], self.curve[first:last], strict=True)
+        variance = statistics.fmean((min(loss, self.cap) - level) ** 2 for loss, level in pairs)
+        return _RAGGED * math.sqrt(variance / (2 * math.sqrt(math.pi) * width))
+
+    def valley(self) -> tuple[LRBounds | None, str]:
+        """The bounds of a curve that has improved."""
+        lrs, losses = self.lrs, self.losses
+        slows, ends = self.plateau()
+        last = len(losses) - max(2, len(losses) // 20)
+        rising = slows >= _SLOWS * last if self.linear else self.best >= last  # a straight line is at 0.9 there
+        if len(losses) == len(lrs) and rising and max(losses[last:]) < self.cap:
+            return None, f"{STILL_IMPROVING}, {lrs[self.best]:.2g}: raise max_lr"
+        max_lr = lrs[slows] / _BELOW_KNEE if self.linear else lrs[ends] / _BELOW_FLOOR
+        max_lr = min(max_lr, lrs[_final_rise(losses)] / _BELOW_RISE)
+        if max_lr <= lrs[0]:
+            return None, f"the curve improved from the very start: begin below min_lr={lrs[0]:.2g}"
+        shows = lrs[_last_above(self.curve, self.untrained - _STARTS * self.improvement, self.best)]
+        return LRBounds(min(shows, max_lr / _LEAST_RATIO), max_lr), ""
+
+    def plateau(self) -> tuple[int, int]:
+        """Indices of the first and the last point at which the curve is at its best."""
+        above = _last_above(self.curve, self.untrained - _SLOWS * self.improvement, self.best)
+        ends = _floor_ends(self.curve, self.best, self.curve[self.best] + _FLOOR * self.improvement)
+        return min(above + 1, self.best), ends
+
+    def distances(self) -> list[tuple[float, float]]:
+        """Learning rates, and squared distances of the losses from their first half's level in units of its noise."""
+        if len(self.losses) < FEWEST_POINTS:
+            return []
+        half = self.losses[: max(FEWEST_POINTS, len(self.losses) // 2)]
+        level = statistics.median(half)
+        noise = 1.4826 * statistics.median(abs(loss - level) for loss in half)
+        drift = statistics.median(half[len(half) // 2 :]) - statistics.median(half[: len(half) // 2])
+        if noise == 0 or drift > noise:  # rising from the start: the untrained level is unknown
+            return []
+        squares = [min(abs(loss - level) / noise, _OUTLIER) ** 2 for loss in self.losses]
+        return list(zip(self.lrs, squares, strict=False))
 
 
 def _width(lrs: Sequence[float], num_values: int) -> float:
@@ -161,29 +267,37 @@ def _last_above(curve: Sequence[float], level: float, end: int) -> int:
     return max((index for index in range(end) if curve[index] >= level), default=0)
 
 
-def _doubt(losses: Sequence[float], width: float) -> float:
-    """The improvement that noise alone could feign: three standard errors of smoothed curve and untrained level."""
+def _doubt(losses: Sequence[float], width: float, start: int) -> float:
+    """The improvement that noise alone could feign: three standard errors of smoothed curve and untrained level.
+
+    The level is the median of the first ``start`` values.
+    """
     half = losses[: max(FEWEST_POINTS, len(losses) // 2)]
     jumps = [abs(after - before) for before, after in itertools.pairwise(half)]
     noise = 1.4826 * statistics.median(jumps) / math.sqrt(2)
     averaged = 2 * math.sqrt(math.pi) * width  # values that a Gaussian of this width averages
-    first = max(5, len(losses) // 10)
-    return 3 * noise * math.sqrt(1 / averaged + math.pi / 2 / first)
+    return 3 * noise * math.sqrt(1 / averaged + math.pi / 2 / start)
 
 
-def _roughness(losses: Sequence[float], width: float) -> int | None:
-    """Index from which the losses of an untrained model are rough and high for good; ``None`` if they never are."""
-    half = losses[: max(FEWEST_POINTS, len(losses) // 2)]
-    level = statistics.median(half)
-    noise = 1.4826 * statistics.median(abs(loss - level) for loss in half)
-    drift = statistics.median(half[len(half) // 2 :]) - statistics.median(half[: len(half) // 2])
-    if noise == 0 or drift > noise:  # rising from the start: the untrained level is unknown
+def _onset(sweeps: Iterable[_Sweep]) -> float | None:
+    """The learning rate at which training moves the loss as much as the choice of the batch does.
+
+    Steps move the loss in proportion to the learning rate, so the variance about the untrained level, in units of that
+    of the batches, is ``1 + (lr / onset)**2``. The likeliest onset draws on every point of every sweep; values far off
+    count the same. ``None`` if the losses are likelier to be pure noise, or have risen from the start.
+    """
+    points = [point for sweep in sweeps for point in sweep.distances()]
+    if not points:
         return None
-    rough = [mean >= _ROUGH for mean in smooth([_excess((loss - level) / noise) for loss in losses], width)]
-    later = range(len(half), len(losses))
-    return next((index for index in later if rough[index] and statistics.fmean(rough[index:]) >= _MOSTLY), None)
+    fits = {onset: _misfit(points, onset) for onset, _ in points[:: math.ceil(len(points) / _CANDIDATES)]}
+    onset = min(fits, key=fits.__getitem__)
+    return onset if fits[onset] < _misfit(points, math.inf) - _EVIDENCE else None
 
 
-def _excess(height: float) -> float:
-    """Square of a height above the untrained level, in units of the noise; one explosion must not count as many."""
-    return min(max(0.0, height), 10.0) ** 2
+def _misfit(points: Iterable[tuple[float, float]], onset: float) -> float:
+    """Minus twice the log-likelihood, up to a constant, of an onset given ``(lr, squared distance)``."""
+    return sum(
+        math.log(variance) + square / variance
+        for lr, square in points
+        for variance in [min(1 + (lr / onset) ** 2, _OUTLIER**2)]
+    )

@@ -1,7 +1,9 @@
 """Leslie Smith's LR range test as a Lightning callback and as a function."""
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -9,7 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_clr.apply import apply_bounds, configured_lr, update_hyperparameters
 from lightning_clr.checks import require
-from lightning_clr.curve import FEWEST_POINTS, STILL_IMPROVING
+from lightning_clr.curve import FEWEST_POINTS, NOTHING_HAPPENED, STILL_IMPROVING, closer_range
 from lightning_clr.packages import Callback, lightning_name, package_of
 from lightning_clr.progress import progress_bar
 from lightning_clr.result import RangeTestResult
@@ -19,6 +21,7 @@ from lightning_clr.trial import end_of_fit, logs_hyperparameters, overrides_star
 
 _USUAL_MAX_LR = 10.0
 _UTMOST_LR = 1000.0
+_CLOSER_STEPS = 4  # length of the second sweep over that of the first
 
 
 class LRRangeTest(Callback):
@@ -36,7 +39,7 @@ class LRRangeTest(Callback):
     Args:
         min_lr: Smallest learning rate of the sweep, that of its first step.
         max_lr: Largest learning rate of the sweep, that of its last step. If it is left at 10 and the loss still
-            improves there, the sweep goes on at the same pace, up to 1000.
+            improves there, or has not moved yet, the sweep goes on at the same pace, up to 1000.
         num_steps: Length of the sweep in optimizer steps. Short data sets are gone through several times.
         mode: Whether the learning rate is multiplied (``"exponential"``) or raised (``"linear"``, Smith 2017, section
             3.3) by the same amount at each step.
@@ -48,6 +51,9 @@ class LRRangeTest(Callback):
             not.
         val_every_n_steps: How often to run validation when ``monitor`` is a validation metric, in optimizer steps.
         on_inconclusive: Warn and keep the configured learning rate when the curve does not tell the bounds, or raise.
+        closer_look: Whether to sweep once more where the first sweep hardly rises above its noise: over fewer decades
+            and four times as many steps, around the learning rate at which training starts to move the loss. Only for
+            exponential sweeps that may end early and record a value at every step.
         snapshot_device: Where the module's tensors are kept meanwhile; by default beside the originals.
 
     Attributes:
@@ -77,6 +83,7 @@ class LRRangeTest(Callback):
         stop_factor: float | None = 4.0,
         val_every_n_steps: int = 5,
         on_inconclusive: Literal["warn", "raise"] = "warn",
+        closer_look: bool = True,
         snapshot_device: str | None = None,
     ) -> None:
         super().__init__()
@@ -113,6 +120,7 @@ class LRRangeTest(Callback):
         self.stop_factor = stop_factor
         self.val_every_n_steps = val_every_n_steps
         self.on_inconclusive = on_inconclusive
+        self.closer_look = closer_look
         self.snapshot_device = snapshot_device
         self.result: RangeTestResult | None = None
         self._resumes = False
@@ -159,26 +167,46 @@ class LRRangeTest(Callback):
         return self._sweep(trainer, pl_module, start_hooks=True)
 
     def _sweep(self, trainer: Any, pl_module: Any, start_hooks: bool = False) -> RangeTestResult:
+        unlimited = self.max_lr == _USUAL_MAX_LR and self.mode == "exponential" and self.stop_factor is not None
+        with self._recording(self, trainer, pl_module, start_hooks) as (sweep, advance_bar):
+            sweep.record(advance_bar)
+            result = self._read(sweep)
+            if unlimited and result.reason.startswith((STILL_IMPROVING, NOTHING_HAPPENED)):
+                sweep.go_on(_UTMOST_LR)
+                sweep.record(advance_bar)
+                result = self._read(sweep)
+        closer = self._closer(sweep, math.inf if unlimited else self.max_lr)
+        if closer is None:
+            return result
+        with self._recording(closer, trainer, pl_module, start_hooks) as (second, advance_bar):
+            second.record(advance_bar)
+        return self._read(sweep, (second.lrs, second.values))
+
+    @contextmanager
+    def _recording(
+        self, plan: "LRRangeTest", trainer: Any, pl_module: Any, start_hooks: bool
+    ) -> Iterator[tuple[SweepRecording, Callable[[], object]]]:
         with (
-            progress_bar(trainer, self.num_steps) as advance_bar,  # first: the trainer has no bar during a trial
+            progress_bar(trainer, plan.num_steps) as advance_bar,  # first: the trainer has no bar during a trial
             trial(trainer, pl_module, self.snapshot_device, start_hooks) as this,
         ):
-            curve = SweepRecording(self, trainer, this)
-            result = self._record(curve, advance_bar)
-            unlimited = self.max_lr == _USUAL_MAX_LR and self.mode == "exponential" and self.stop_factor is not None
-            if unlimited and result.reason.startswith(STILL_IMPROVING):
-                curve.go_on(_UTMOST_LR)
-                result = self._record(curve, advance_bar)
-        return result
+            yield SweepRecording(plan, trainer, this), advance_bar
 
-    def _record(self, curve: SweepRecording, advance_bar: Callable[[], object]) -> RangeTestResult:
-        while not curve.ended:
-            curve.record_step()
-            advance_bar()
-        monitor = self.monitor or "train loss"
-        return RangeTestResult.read(
-            curve.lrs, curve.values, monitor=monitor, monitor_mode=self.monitor_mode, mode=self.mode
-        )
+    def _closer(self, sweep: SweepRecording, utmost_lr: float) -> "LRRangeTest | None":
+        """A test like this one over the part of the curve that is worth a closer look; ``None`` if there is none."""
+        if not self.closer_look or self.mode == "linear" or self.stop_factor is None or sweep.validates:
+            return None
+        part = closer_range(sweep.lrs, sweep.values, self.monitor_mode)
+        if part is None:
+            return None
+        closer = copy.copy(self)
+        closer.min_lr, closer.max_lr = max(self.min_lr, part.base_lr), min(utmost_lr, part.max_lr)
+        closer.num_steps = _CLOSER_STEPS * self.num_steps
+        return closer
+
+    def _read(self, sweep: SweepRecording, closer: tuple[list[float], list[float]] | None = None) -> RangeTestResult:
+        names = {"monitor": self.monitor or "train loss", "monitor_mode": self.monitor_mode, "mode": self.mode}
+        return RangeTestResult.read(sweep.lrs, sweep.values, closer, **names)
 
     def state_dict(self) -> dict[str, Any]:
         """The result as plain numbers."""

@@ -1,8 +1,9 @@
 """What a range test has recorded and found."""
 
 import csv
+import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_clr.bounds import LRBounds
@@ -26,6 +27,8 @@ class RangeTestResult:
         mode: How the learning rate rose.
         bounds: Both bounds, or ``None`` if the curve does not tell them.
         reason: Why there are no bounds, in plain words; empty if there are.
+        closer_lrs: Learning rates of the second, slower sweep, ``[m]``; empty if the first was clear enough.
+        closer_values: The monitored value at each of them, ``[m]``.
 
     Example:
         >>> lrs = [10 ** (step / 10 - 5) for step in range(60)]
@@ -41,12 +44,26 @@ class RangeTestResult:
     mode: Literal["exponential", "linear"] = "exponential"
     bounds: LRBounds | None = None
     reason: str = ""
+    closer_lrs: list[float] = field(default_factory=list)
+    closer_values: list[float] = field(default_factory=list)
 
     @classmethod
-    def read(cls, lrs: list[float], values: list[float], **names: Any) -> "RangeTestResult":
-        """The result with the bounds that :func:`~lightning_clr.curve.find_bounds` reads off the curve."""
-        bounds, reason = find_bounds(lrs, values, names.get("monitor_mode", "min"))
-        return cls(lrs, values, bounds=bounds, reason=reason, **names)
+    def read(
+        cls, lrs: list[float], values: list[float], closer: tuple[list[float], list[float]] | None = None, **names: Any
+    ) -> "RangeTestResult":
+        """The result with the bounds that :func:`~lightning_clr.curve.find_bounds` reads off the curve or curves."""
+        mode = names.get("mode", "exponential")
+        bounds, reason = find_bounds(lrs, values, names.get("monitor_mode", "min"), closer, mode)
+        closer_lrs, closer_values = closer or ([], [])
+        return cls(
+            lrs,
+            values,
+            bounds=bounds,
+            reason=reason,
+            closer_lrs=closer_lrs,
+            closer_values=closer_values,
+            **names,
+        )
 
     @property
     def smoothed(self) -> list[float]:
@@ -55,19 +72,21 @@ class RangeTestResult:
 
     def summary(self) -> str:
         """The outcome in one line."""
-        steps = f"({len(self.lrs)} steps, {self.monitor})"
+        steps = " + ".join(str(len(lrs)) for lrs in (self.lrs, self.closer_lrs) if lrs)
+        steps = f"({steps} steps, {self.monitor})"
         if self.bounds is None:
             return f"LR range test: no bounds, since {self.reason} {steps}"
         return f"LR range test: base_lr={self.bounds.base_lr:.2g}, max_lr={self.bounds.max_lr:.2g} {steps}"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the curve as a table with columns ``step, lr, value, smoothed``."""
-        smoothed: list[float | str] = [*self.smoothed]
-        smoothed += [""] * (len(self.lrs) - len(smoothed))
+        """Write the curve as a table with columns ``step, lr, value, smoothed, sweep``."""
         with open(path, "w", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["step", "lr", "value", "smoothed"])
-            table.writerows(zip(range(len(self.lrs)), self.lrs, self.values, smoothed, strict=True))
+            table.writerow(["step", "lr", "value", "smoothed", "sweep"])
+            for sweep, (lrs, values) in enumerate(self._sweeps(), start=1):
+                smoothed: list[float | str] = [*smooth(finite_part(values))]
+                smoothed += [""] * (len(lrs) - len(smoothed))
+                table.writerows(zip(range(len(lrs)), lrs, values, smoothed, itertools.repeat(sweep), strict=False))
 
     def plot(self, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
         """Draw the raw and the smoothed curve with both bounds marked; readable without colour.
@@ -90,9 +109,10 @@ class RangeTestResult:
         if ax is None:
             _, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
         smoothed = self.smoothed
-        shown = len(smoothed)
-        ax.plot(self.lrs[:shown], self.values[:shown], ".", markersize=3, color="0.6", label="recorded")
-        ax.plot(self.lrs[:shown], smoothed, "-", linewidth=2, color="black", label="smoothed")
+        for (lrs, values), marker, line, name in zip(self._sweeps(), ".x", "-:", ("", ", closer look"), strict=False):
+            shown = finite_part(values)
+            ax.plot(lrs[: len(shown)], shown, marker, markersize=3, color="0.6", label=f"recorded{name}")
+            ax.plot(lrs[: len(shown)], smooth(shown), line, linewidth=2, color="black", label=f"smoothed{name}")
         if self.mode == "exponential":
             ax.set_xscale("log")
         if self.bounds is not None:
@@ -101,7 +121,7 @@ class RangeTestResult:
                 ("max_lr", self.bounds.max_lr, "-."),
             ):
                 ax.axvline(lr, linestyle=style, color="black", linewidth=1.2, label=f"{name} = {lr:.2g}")
-        if shown:
+        if smoothed:
             ax.set_ylim(*_visible_range(smoothed, self.monitor_mode))
         ax.set_xlabel("learning rate")
         ax.set_ylabel(self.monitor)
@@ -109,10 +129,15 @@ class RangeTestResult:
         ax.legend()
         return ax.figure.canvas.figure, ax  # the whole figure, also of axes in a subfigure
 
+    def _sweeps(self) -> list[tuple[list[float], list[float]]]:
+        closer = [(self.closer_lrs, self.closer_values)] if self.closer_lrs else []
+        return [(self.lrs, self.values), *closer]
+
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for a checkpoint."""
         bounds = None if self.bounds is None else [self.bounds.base_lr, self.bounds.max_lr]
-        return {**vars(self), "lrs": list(self.lrs), "values": list(self.values), "bounds": bounds}
+        copies = {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+        return {**copies, "bounds": bounds}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "RangeTestResult":

@@ -3,7 +3,7 @@
 import inspect
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -41,6 +41,7 @@ class SweepRecording:
     Attributes:
         lrs: Learning rates recorded so far.
         values: What was monitored at each of them.
+        validates: Whether that takes a validation run, which is not made at every step.
     """
 
     def __init__(self, plan: SweepPlan, trainer: Any, this: Trial) -> None:
@@ -52,7 +53,7 @@ class SweepRecording:
         self.sweeps = _sweeps(trainer, plan)
         self.step = 0
         self.num_steps = plan.num_steps
-        self._validates = False
+        self.validates = False
         self._skips = getattr(trainer.precision_plugin, "scaler", None) is not None
         self._diverged = False
         self._lowest = math.inf
@@ -63,6 +64,12 @@ class SweepRecording:
     def ended(self) -> bool:
         """Whether the sweep is through, or has diverged."""
         return self.step >= self.num_steps or self._diverged
+
+    def record(self, after_step: Callable[[], object]) -> None:
+        """All steps until the sweep has ended, with a call after each."""
+        while not self.ended:
+            self.record_step()
+            after_step()
 
     def record_step(self) -> None:
         """One optimizer step, over as many batches as it accumulates."""
@@ -81,7 +88,7 @@ class SweepRecording:
                 f"A range test needs optimizer steps, but none was made in {patience} batches. Check that"
                 " `training_step` steps the optimizer, or returns a loss for Lightning to do so."
             )
-        if not self._validates:
+        if not self.validates:
             self._append(self._mean.compute())
             self._mean.reset()
         elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.num_steps - 1:
@@ -122,8 +129,8 @@ class SweepRecording:
         logged = self.trial.metrics
         if self.plan.monitor in logged:
             return self._scalar(logged[self.plan.monitor])
-        if self.step == 0 and not self._validates:
-            self._validates = True
+        if self.step == 0 and not self.validates:
+            self.validates = True
             logged |= self.trial.validate()
             self._logged(logged)
             points = 1 + math.ceil((self.num_steps - 1) / self.plan.val_every_n_steps)
@@ -159,7 +166,8 @@ class SweepRecording:
             return False
         recent = statistics.median(self.values[-5:])  # a single noisy batch is no divergence
         self._lowest = min(self._lowest, recent)
-        return recent > max(self._lowest + (self.plan.stop_factor - 1) * abs(self._lowest), self.values[0])
+        untrained = max(self.values[:5])
+        return recent > max(self._lowest + (self.plan.stop_factor - 1) * abs(self._lowest), untrained)
 
 
 def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:

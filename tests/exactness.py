@@ -48,13 +48,14 @@ class AfterTrial(WithoutTrial):
     """Runs the trial, then applies the known result; a fault of the trial is swallowed."""
 
     fault: type[BaseException] | float | None = None
+    trials = 1
     ran = 0
 
     def run(self, trainer, pl_module):
         FAULT.arm(self.fault)
         try:
-            found = LRRangeTest.run(self, trainer, pl_module)
-            self.ran = len(found.lrs)
+            self.found = [LRRangeTest.run(self, trainer, pl_module) for _ in range(self.trials)]
+            self.ran = len(self.found[0].lrs)
         except (MishapError, KeyboardInterrupt):
             self.ran = FAULT.batches
         finally:

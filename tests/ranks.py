@@ -115,6 +115,22 @@ def found_where_one_rank_sees_nan(devices: int) -> list:
     return [test.result.state_dict(), trainer.optimizers[0].param_groups[0]["lr"]]
 
 
+class Noisy(Scheduled):
+    """Its loss is drowned by noise, another on each rank, that training does not see."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + 3 * torch.randn(())
+
+
+def found_at_a_closer_look(devices: int) -> dict:
+    """What the range test finds where it sweeps twice."""
+    seed_everything(5)
+    test = LRRangeTest(num_steps=40)
+    trainer = quiet_trainer(strategy="ddp", devices=devices, max_steps=2, callbacks=[test])
+    trainer.fit(Noisy(), loader(160, shuffle=True))
+    return test.result.state_dict()
+
+
 def main(name, devices, folder):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -127,6 +143,7 @@ def main(name, devices, folder):
     found |= {"tested": trace(name, int(devices), test), "steps": test.ran}
     if name == "ddp":
         found["nan"] = found_where_one_rank_sees_nan(int(devices))
+        found["closer"] = found_at_a_closer_look(int(devices))
     Path(folder, f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(found))
 
 

@@ -303,7 +303,7 @@ REFUSED_AT_FIT = {
         Flat,
         lambda module: fit(module, on_inconclusive="raise"),
         RuntimeError,
-        r"no bounds, since the curve did not improve .* take more steps \(20 steps, train loss\)",
+        r"no bounds, since the curve did not improve .* take more steps \(25 steps, train loss\)",
     ),
     "fast_dev_run": (
         Plain,

@@ -2,10 +2,11 @@
 
 import math
 import random
+import statistics
 
 import pytest
 
-from lightning_clr.curve import find_bounds, finite_part, smooth
+from lightning_clr.curve import closer_range, find_bounds, finite_part, smooth
 
 LRS = [10 ** (step / 10 - 5) for step in range(60)]  # 1e-5 to 7.9, ten steps a decade
 
@@ -61,14 +62,77 @@ def test_says_no_and_why(values, reason):
     assert reason in why
 
 
-def test_flat_curve_that_turns_rough_is_read_below_the_roughness():
-    """A deep plain net learns nothing in the sweep, then its loss becomes rough at lr = 0.1 and rises."""
-    rng = random.Random(1)
-    values = [2.3 + (abs(rng.gauss(0, 1)) if lr > 0.1 else rng.gauss(0, 0.01)) for lr in LRS]
+def plateau(lrs, onset, seed):
+    """Never learns: noise of 0.01 from the batches, and as much again from training at lr = onset."""
+    rng = random.Random(seed)
+    return [2.3 + rng.gauss(0, 0.01) + abs(rng.gauss(0, 0.01)) * lr / onset for lr in lrs]
 
-    bounds, _ = find_bounds(LRS, values)
 
-    assert 0.005 < bounds.max_lr < 0.05
+def test_flat_curve_that_turns_rough_is_read_half_way_to_the_onset_of_roughness():
+    """For nine seeds of ten within a factor of three, in the middle over all of them."""
+    found = sorted(find_bounds(LRS, plateau(LRS, 0.1, seed))[0].max_lr for seed in range(50))
+
+    assert 0.05 / 3 < found[5] < found[-5] < 0.05 * 3
+    assert statistics.median(found) == pytest.approx(0.05, rel=0.3)
+
+
+def test_second_sweep_makes_the_onset_surer():
+    """Half the spread from five times the points."""
+
+    def spread(closer):
+        found = [find_bounds(LRS, plateau(LRS, 0.1, seed), closer=closer(seed))[0].max_lr for seed in range(30)]
+        return statistics.stdev(map(math.log, found))
+
+    slow = [10 ** (step / 90 - 2) for step in range(240)]
+
+    assert spread(lambda seed: (slow, plateau(slow, 0.1, seed + 100))) < 0.5 * spread(lambda seed: None)
+
+
+def test_closer_look_is_for_curves_that_hardly_rise_above_their_noise():
+    """From a twelfth of the onset to fifty times it."""
+    part = closer_range(LRS, plateau(LRS, 0.1, 2))
+
+    assert closer_range(LRS, valley(0.1)) is None
+    assert closer_range(LRS, [2.0] * 60) is None
+    assert part.max_lr / part.base_lr == pytest.approx(600)
+    assert 0.05 / 12 < part.base_lr < 0.2 / 12
+
+
+def test_doubtful_curve_is_read_from_its_clear_second_sweep():
+    """The first sweep drowns in noise, the second shows the valley."""
+    doubtful = valley(noise=2.0)
+    clear = valley(noise=0.05)
+
+    assert closer_range(LRS, doubtful) is not None
+    assert find_bounds(LRS, doubtful, closer=(LRS, clear))[0].max_lr == pytest.approx(
+        find_bounds(LRS, clear)[0].max_lr, rel=0.3
+    )
+
+
+def smith(lr, noise, rng):
+    """An accuracy as in Smith's figures: rises from lr = 0.001, slows at 0.006, stays flat to 0.02, then falls."""
+    level = 0.1 + 0.6 * min(1.0, max(0.0, (lr - 0.001) / 0.005))
+    return level - 20 * max(0.0, lr - 0.02) + rng.gauss(0, noise)
+
+
+@pytest.mark.parametrize("ends", [0.012, 0.02, 0.04], ids=["flat at the end", "long plateau", "falls"])
+def test_linear_accuracy_sweep_is_read_as_smith_does(ends):
+    """max_lr is half of where the accuracy slows down, however long it stays flat after that."""
+    rng = random.Random(4)
+    lrs = [ends * (step + 1) / 100 for step in range(100)]
+    bounds, reason = find_bounds(lrs, [smith(lr, 0.01, rng) for lr in lrs], "max", mode="linear")
+
+    assert reason == ""
+    assert 0.0022 < bounds.max_lr < 0.004
+    assert 0 < bounds.base_lr <= bounds.max_lr / 4
+
+
+def test_linear_sweep_that_is_still_rising_is_declined():
+    """Its end is no bound."""
+    lrs = [0.005 * (step + 1) / 100 for step in range(100)]
+    rng = random.Random(4)
+
+    assert "still improving" in find_bounds(lrs, [smith(lr, 0.01, rng) for lr in lrs], "max", mode="linear")[1]
 
 
 def test_unbroken_final_rise_limits_max_lr():

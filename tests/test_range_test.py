@@ -6,12 +6,12 @@ import warnings
 import pytest
 import torch
 from models import Plain, Scheduled, loader, quiet_trainer
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, seed_everything
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, GradientAccumulationScheduler, LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger, Logger
 from torch.utils.data import DataLoader
 
-from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, lr_range_test
+from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, RangeTestResult, lr_range_test
 
 
 class Bowl(LightningModule):
@@ -73,8 +73,8 @@ def test_constant_loss_stays_constant():
 
         result = lr_range_test(trainer, Constant(), loader(), num_steps=20)
 
-        assert result.values == [4.0] * 20
-        assert result.smoothed == pytest.approx([4.0] * 20)
+        assert result.values == [4.0] * len(result.lrs)
+        assert result.smoothed == pytest.approx([4.0] * len(result.lrs))
 
 
 def test_accumulation_averages_its_window():
@@ -275,6 +275,47 @@ def test_sweep_ends_where_the_user_says():
     assert "still improving" in own.reason
 
 
+class Noisy(Plain):
+    """Its loss is drowned by noise that training does not see."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + torch.randn(())
+
+
+def test_noisy_curve_gets_a_closer_look():
+    """A second sweep, four times as many steps over fewer decades, from before anything happens."""
+    seed_everything(1)
+    test = LRRangeTest()
+    trainer = quiet_trainer(max_steps=1, callbacks=[test])
+    trainer.fit(Noisy(), loader())
+    result = test.result
+
+    assert len(result.lrs) <= 100 < len(result.closer_lrs) <= 400
+    assert result.closer_lrs[1] / result.closer_lrs[0] < result.lrs[1] / result.lrs[0]
+    assert result.bounds is not None
+    assert f"({len(result.lrs)} + {len(result.closer_lrs)} steps, train loss)" in result.summary()
+    assert RangeTestResult.from_state_dict(test.state_dict()["result"]) == result
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"closer_look": False}, {"stop_factor": None}, {"mode": "linear"}], ids=["off", "fixed", "linear"]
+)
+def test_no_closer_look_where_none_is_wanted(arguments):
+    """It can be turned off; a test that runs to its end, or is linear, is one sweep."""
+    seed_everything(1)
+
+    assert lr_range_test(quiet_trainer(), Noisy(), loader(), **arguments).closer_lrs == []
+
+
+def test_closer_look_stays_within_the_limits_of_the_user():
+    """Whatever else would be worth a look."""
+    seed_everything(1)
+    result = lr_range_test(quiet_trainer(), Noisy(), loader(), min_lr=0.02, max_lr=50.0)
+
+    assert result.closer_lrs
+    assert 0.02 <= result.closer_lrs[0] < result.closer_lrs[-1] <= 50.0
+
+
 def test_sweep_runs_at_the_momentum_of_the_peak():
     """1cycle has 0.85 at max_lr; without a schedule the optimizer's own momentum is kept."""
     momenta = []
@@ -287,8 +328,8 @@ def test_sweep_runs_at_the_momentum_of_the_peak():
     class SpiedScheduled(Scheduled, Spied):
         pass
 
-    lr_range_test(quiet_trainer(), SpiedScheduled(), loader(), num_steps=10)
-    lr_range_test(quiet_trainer(), Spied(), loader(), num_steps=10)
+    lr_range_test(quiet_trainer(), SpiedScheduled(), loader(), num_steps=10, stop_factor=None)
+    lr_range_test(quiet_trainer(), Spied(), loader(), num_steps=10, stop_factor=None)
 
     assert set(momenta[:10]) == {0.85}
     assert set(momenta[10:]) == {0.9}

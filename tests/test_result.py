@@ -61,11 +61,23 @@ def test_csv_has_a_row_per_step():
     """The numbers come back exactly."""
     rows = table(FOUND)
 
-    assert list(rows[0]) == ["step", "lr", "value", "smoothed"]
+    assert list(rows[0]) == ["step", "lr", "value", "smoothed", "sweep"]
     assert [int(row["step"]) for row in rows] == list(range(60))
     assert [float(row["lr"]) for row in rows] == LRS
     assert [float(row["value"]) for row in rows] == BOWL
     assert [float(row["smoothed"]) for row in rows] == FOUND.smoothed
+    assert {row["sweep"] for row in rows} == {"1"}
+
+
+def test_second_sweep_is_in_the_table_the_summary_and_the_picture():
+    """Its rows follow those of the first; the picture shows both."""
+    result = RangeTestResult.read(LRS, [2.0] * 60, (LRS[20:50], BOWL[20:50]))
+    rows = table(result)
+
+    assert [row["sweep"] for row in rows] == ["1"] * 60 + ["2"] * 30
+    assert [float(row["lr"]) for row in rows[60:]] == LRS[20:50]
+    assert "(60 + 30 steps, train loss)" in result.summary()
+    assert len(result.plot()[1].lines) == 4 + 2 * (result.bounds is not None)
 
 
 def test_csv_of_a_diverged_sweep_ends_with_an_empty_cell():
@@ -84,7 +96,7 @@ def test_csv_takes_any_path(tmp_path):
 
 SUMMARIES = {
     "found": "LR range test: base_lr=0.002, max_lr=0.04 (60 steps, train loss)",
-    "diverged": "LR range test: base_lr=0.0016, max_lr=0.0063 (36 steps, val_loss)",
+    "diverged": "LR range test: base_lr=0.0018, max_lr=0.0072 (36 steps, val_loss)",
     "inconclusive": "LR range test: no bounds, since the curve did not improve clearly beyond its noise at any learning"
     " rate: take more steps (60 steps, train loss)",
     "accuracy": "LR range test: base_lr=0.002, max_lr=0.04 (60 steps, val_acc)",

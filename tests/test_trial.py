@@ -748,17 +748,26 @@ def trace(make: Callable[[], Case], test: type[LightningModule], folder, monkeyp
     return run(case, callback), callback
 
 
-@pytest.mark.parametrize(
-    "fault", [None, MishapError, KeyboardInterrupt, float("nan")], ids=["ok", "error", "ctrl-c", "nan"]
-)
+ENDINGS = {
+    "ok": {},
+    "error": {"fault": MishapError},
+    "ctrl-c": {"fault": KeyboardInterrupt},
+    "nan": {"fault": float("nan")},
+    "twice": {"trials": 2},
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
 @pytest.mark.parametrize("make", SCENARIOS.values(), ids=SCENARIOS)
-def test_training_is_bit_identical(make, fault, tmp_path, monkeypatch):
+def test_training_is_bit_identical(make, ending, tmp_path, monkeypatch):
     """Weights, batches, losses, random numbers, metrics, states and files equal those of a run without the trial."""
     expected, _ = trace(make, WithoutTrial, tmp_path / "without", monkeypatch)
-    actual, test = trace(make, type("AfterTrial", (AfterTrial,), {"fault": fault}), tmp_path / "with", monkeypatch)
+    actual, test = trace(make, type("AfterTrial", (AfterTrial,), ending), tmp_path / "with", monkeypatch)
 
-    assert test.ran >= (1 if fault else 3)
+    assert test.ran >= (1 if test.fault else 3)
     assert actual == expected
+    if test.trials == 2:
+        assert test.found[0].values == test.found[1].values
 
 
 def nothing(*_, **__):

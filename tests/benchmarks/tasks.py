@@ -35,7 +35,7 @@ class Task:
     """
 
     name: str
-    split: Literal["dev", "val", "test"]
+    split: Literal["dev", "val"]
     data: Callable[[], Data]
     model: Callable[[], nn.Module]
     optimizer: Callable[[Any], torch.optim.Optimizer]
@@ -160,6 +160,10 @@ def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequen
     for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def _relu_dropout(rate: float) -> nn.Module:
+    return nn.Sequential(nn.ReLU(), nn.Dropout(rate))
 
 
 def cnn(width: int = 12, *, norm: bool = False) -> nn.Sequential:
@@ -293,7 +297,6 @@ def finetuned(name: str, *, new_head: bool = False) -> nn.Module:
 _mse = F.mse_loss
 _dev = functools.partial(Task, split="dev")
 _val = functools.partial(Task, split="val")
-_test = functools.partial(Task, split="test")
 _digits = functools.partial(functools.partial, digits)
 _table = functools.partial(functools.partial, table)
 _model = functools.partial
@@ -378,11 +381,11 @@ TASKS: tuple[Task, ...] = (
         model=_model(finetuned, "cnn"),
         optimizer=adam(),
     ),
-    _val(name="digits mlp, rmsprop", data=digits, model=_model(mlp, 64, 64, 10), optimizer=rmsprop(), batch_size=16),
-    _val(name="digits cnn, momentum", data=digits, model=cnn, optimizer=sgd(0.9), batch_size=16),
-    _val(name="digits resnet, adamw", data=digits, model=ResNet, optimizer=adamw(), batch_size=64),
-    _val(name="digits lstm, momentum, clip 1", data=digits, model=RowLSTM, optimizer=sgd(0.9), clip=1.0, steps=500),
-    _val(
+    _dev(name="digits mlp, rmsprop", data=digits, model=_model(mlp, 64, 64, 10), optimizer=rmsprop(), batch_size=16),
+    _dev(name="digits cnn, momentum", data=digits, model=cnn, optimizer=sgd(0.9), batch_size=16),
+    _dev(name="digits resnet, adamw", data=digits, model=ResNet, optimizer=adamw(), batch_size=64),
+    _dev(name="digits lstm, momentum, clip 1", data=digits, model=RowLSTM, optimizer=sgd(0.9), clip=1.0, steps=500),
+    _dev(
         name="digits autoencoder, momentum",
         data=_digits(copy=True),
         model=_model(mlp, 64, 32, 64),
@@ -391,8 +394,8 @@ TASKS: tuple[Task, ...] = (
         accuracy=False,
         steps=500,
     ),
-    _val(name="digits deep mlp, adam", data=digits, model=_model(mlp, 64, *[40] * 9, 10), optimizer=adam(), steps=400),
-    _val(
+    _dev(name="digits deep mlp, adam", data=digits, model=_model(mlp, 64, *[40] * 9, 10), optimizer=adam(), steps=400),
+    _dev(
         name="digits deep relu mlp, decay, momentum",
         data=digits,
         model=_model(mlp, 64, *[96] * 5, 10),
@@ -400,7 +403,7 @@ TASKS: tuple[Task, ...] = (
         batch_size=16,
         steps=500,
     ),
-    _val(
+    _dev(
         name="diabetes linear, sgd",
         data=_table("diabetes"),
         model=_model(mlp, 10, 1),
@@ -409,11 +412,11 @@ TASKS: tuple[Task, ...] = (
         accuracy=False,
         batch_size=32,
     ),
-    _val(name="cancer mlp, adam", data=_table("breast_cancer"), model=_model(mlp, 30, 32, 2), optimizer=adam()),
-    _val(
+    _dev(name="cancer mlp, adam", data=_table("breast_cancer"), model=_model(mlp, 30, 32, 2), optimizer=adam()),
+    _dev(
         name="wine logistic, momentum", data=_table("wine"), model=_model(mlp, 13, 3), optimizer=sgd(0.9), batch_size=16
     ),
-    _val(
+    _dev(
         name="gpt, adam, batch 8",
         data=_model(text, ("random", "threading", "typing", "os", "email.message"), 32),
         model=_model(GPT, 32, 4, 1),
@@ -422,33 +425,33 @@ TASKS: tuple[Task, ...] = (
         accuracy=False,
         batch_size=8,
     ),
-    _val(
+    _dev(
         name="digits cnn, label noise, adam",
         data=_digits(noise=0.3),
         model=cnn,
         optimizer=adam(),
         batch_size=16,
     ),
-    _val(
+    _dev(
         name="digits cnn, batch 4, adamw", data=digits, model=_model(cnn, 8), optimizer=adamw(), batch_size=4, steps=500
     ),
-    _val(
+    _dev(
         name="digits mlp, clip 0.05, momentum",
         data=digits,
         model=_model(mlp, 64, 64, 10),
         optimizer=sgd(0.9),
         clip=0.05,
     ),
-    _val(
+    _dev(
         name="finetuned mlp, momentum",
         data=digits,
         model=_model(finetuned, "mlp", new_head=True),
         optimizer=sgd(0.9, weight_decay=1e-3),
     ),
-    _test(name="digits wide mlp, adamw", data=digits, model=_model(mlp, 64, 128, 10), optimizer=adamw(), batch_size=64),
-    _test(name="digits cnn norm, sgd", data=digits, model=_model(cnn, 8, norm=True), optimizer=sgd(), batch_size=16),
-    _test(name="digits lstm, rmsprop", data=digits, model=_model(RowLSTM, 24), optimizer=rmsprop(), batch_size=16),
-    _test(
+    _val(name="digits wide mlp, adamw", data=digits, model=_model(mlp, 64, 128, 10), optimizer=adamw(), batch_size=64),
+    _val(name="digits cnn norm, sgd", data=digits, model=_model(cnn, 8, norm=True), optimizer=sgd(), batch_size=16),
+    _val(name="digits lstm, rmsprop", data=digits, model=_model(RowLSTM, 24), optimizer=rmsprop(), batch_size=16),
+    _val(
         name="digits autoencoder, adamw",
         data=_digits(copy=True),
         model=_model(mlp, 64, 32, 16, 32, 64, activation=nn.GELU),
@@ -457,21 +460,21 @@ TASKS: tuple[Task, ...] = (
         accuracy=False,
         batch_size=64,
     ),
-    _test(
+    _val(
         name="digits deep elu mlp, momentum",
         data=digits,
         model=_model(mlp, 64, *[48] * 8, 10, activation=nn.ELU),
         optimizer=sgd(0.9),
         steps=500,
     ),
-    _test(
+    _val(
         name="digits deep gelu mlp, adam",
         data=digits,
         model=_model(mlp, 64, *[64] * 7, 10, activation=nn.GELU),
         optimizer=adam(),
         steps=400,
     ),
-    _test(
+    _val(
         name="diabetes mlp, adam",
         data=_table("diabetes"),
         model=_model(mlp, 10, 24, 1),
@@ -480,17 +483,17 @@ TASKS: tuple[Task, ...] = (
         accuracy=False,
         batch_size=8,
     ),
-    _test(
+    _val(
         name="cancer logistic, momentum, decay",
         data=_table("breast_cancer"),
         model=_model(mlp, 30, 2),
         optimizer=sgd(0.9, weight_decay=1e-2),
         batch_size=8,
     ),
-    _test(
+    _val(
         name="wine mlp, sgd, batch 4", data=_table("wine"), model=_model(mlp, 13, 16, 3), optimizer=sgd(), batch_size=4
     ),
-    _test(
+    _val(
         name="gpt, momentum",
         data=_model(text, ("json", "csv", "datetime", "decimal", "unittest.mock"), 32),
         model=_model(GPT, 24, 2, 1),
@@ -500,7 +503,7 @@ TASKS: tuple[Task, ...] = (
         batch_size=16,
         clip=1.0,
     ),
-    _test(
+    _val(
         name="digits mlp, label noise, adam, batch 4",
         data=_digits(noise=0.2),
         model=_model(mlp, 64, 48, 10),
@@ -508,11 +511,112 @@ TASKS: tuple[Task, ...] = (
         batch_size=4,
         steps=500,
     ),
-    _test(name="digits mlp, clip 0.2, sgd", data=digits, model=_model(mlp, 64, 64, 10), optimizer=sgd(), clip=0.2),
-    _test(
+    _val(name="digits mlp, clip 0.2, sgd", data=digits, model=_model(mlp, 64, 64, 10), optimizer=sgd(), clip=0.2),
+    _val(
         name="finetuned cnn, new head, adamw",
         data=_digits(flip=True),
         model=_model(finetuned, "cnn", new_head=True),
         optimizer=adamw(weight_decay=0.1),
+    ),
+    _val(
+        name="digits mlp, dropout, adamw",
+        data=digits,
+        model=_model(mlp, 64, 96, 10, activation=_model(_relu_dropout, 0.3)),
+        optimizer=adamw(),
+        batch_size=16,
+    ),
+    _val(
+        name="digits resnet, nesterov",
+        data=digits,
+        model=_model(ResNet, 8, 3),
+        optimizer=sgd(0.9, nesterov=True),
+        batch_size=16,
+    ),
+    _val(name="digits resnet, adam, batch 8", data=digits, model=_model(ResNet, 10, 1), optimizer=adam(), batch_size=8),
+    _val(name="digits lstm, adamw, clip 1", data=digits, model=RowLSTM, optimizer=adamw(), clip=1.0, batch_size=16),
+    _val(name="digits lstm, sgd, clip 0.5", data=digits, model=RowLSTM, optimizer=sgd(), clip=0.5, steps=500),
+    _val(
+        name="digits autoencoder, rmsprop",
+        data=_digits(copy=True),
+        model=_model(mlp, 64, 40, 20, 40, 64),
+        optimizer=rmsprop(),
+        loss=_mse,
+        accuracy=False,
+    ),
+    _val(
+        name="digits deep silu mlp, nesterov",
+        data=digits,
+        model=_model(mlp, 64, *[56] * 7, 10, activation=nn.SiLU),
+        optimizer=sgd(0.9, nesterov=True),
+        batch_size=64,
+        steps=600,
+    ),
+    _val(
+        name="digits deep tanh mlp, adamw",
+        data=digits,
+        model=_model(mlp, 64, *[40] * 8, 10, activation=nn.Tanh),
+        optimizer=adamw(),
+        steps=400,
+    ),
+    _val(
+        name="diabetes mlp, raw target, adamw",
+        data=_table("diabetes", scale_target=False),
+        model=_model(mlp, 10, 32, 1),
+        optimizer=adamw(),
+        loss=_mse,
+        accuracy=False,
+        batch_size=32,
+        steps=500,
+    ),
+    _val(
+        name="diabetes mlp, momentum",
+        data=_table("diabetes"),
+        model=_model(mlp, 10, 48, 1),
+        optimizer=sgd(0.9),
+        loss=_mse,
+        accuracy=False,
+        batch_size=16,
+    ),
+    _val(
+        name="cancer mlp, rmsprop, batch 4",
+        data=_table("breast_cancer"),
+        model=_model(mlp, 30, 24, 2),
+        optimizer=rmsprop(),
+        batch_size=4,
+    ),
+    _val(
+        name="cancer logistic, adamw",
+        data=_table("breast_cancer"),
+        model=_model(mlp, 30, 2),
+        optimizer=adamw(),
+        batch_size=64,
+    ),
+    _val(
+        name="wine mlp, momentum", data=_table("wine"), model=_model(mlp, 13, 20, 3), optimizer=sgd(0.9), batch_size=8
+    ),
+    _val(
+        name="gpt, adamw, batch 32",
+        data=_model(text, ("pathlib", "shutil", "tempfile", "socket", "ssl"), 24),
+        model=_model(GPT, 40, 2, 2, 24),
+        optimizer=adamw(weight_decay=0.01),
+        loss=next_character,
+        accuracy=False,
+        batch_size=32,
+    ),
+    _val(
+        name="digits cnn, label noise, momentum, batch 8",
+        data=_digits(noise=0.4),
+        model=cnn,
+        optimizer=sgd(0.9),
+        batch_size=8,
+        steps=400,
+    ),
+    _val(name="digits cnn, clip 0.05, adam", data=digits, model=cnn, optimizer=adam(), clip=0.05),
+    _val(
+        name="finetuned cnn, momentum, decay",
+        data=_digits(flip=True),
+        model=_model(finetuned, "cnn"),
+        optimizer=sgd(0.9, weight_decay=5e-4),
+        batch_size=16,
     ),
 )
