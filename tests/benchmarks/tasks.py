@@ -266,24 +266,31 @@ def next_character(logits: Tensor, codes: Tensor) -> Tensor:
 
 @functools.cache
 def _pretrained(name: str) -> dict[str, Tensor]:
-    x, y, _, _ = digits() if name == "cnn" else digits(classes=(0, 1, 2, 3, 4))
+    x, y, _, _ = _EARLIER_DATA[name]()
     model = _fresh(name)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(5)
-    for _ in range(300):
+    for _ in range(1500 if name == "gpt" else 300):
         index = torch.randint(len(x), (64,), generator=generator)
         optimizer.zero_grad()
-        F.cross_entropy(model(x[index]), y[index]).backward()
+        F.cross_entropy(model(x[index]).flatten(0, -2), y[index].flatten()).backward()
         optimizer.step()
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
+_EARLIER_DATA: dict[str, Callable[[], Data]] = {
+    "cnn": digits,
+    "mlp": functools.partial(digits, classes=(0, 1, 2, 3, 4)),
+    "gpt": functools.partial(text, ("argparse", "logging", "collections", "string", "subprocess"), 32),
+}
+
+
 def _fresh(name: str) -> nn.Module:
-    return cnn() if name == "cnn" else mlp(64, 96, 64, 10)
+    return {"cnn": cnn, "mlp": functools.partial(mlp, 64, 96, 64, 10), "gpt": GPT}[name]()
 
 
 def finetuned(name: str, *, new_head: bool = False) -> nn.Module:
-    """A model trained before on other digits."""
+    """A model trained before on other digits, or on other text."""
     model, fresh = _fresh(name), _fresh(name)
     with torch.random.fork_rng():
         torch.manual_seed(11)
@@ -617,6 +624,15 @@ TASKS: tuple[Task, ...] = (
         data=_digits(flip=True),
         model=_model(finetuned, "cnn"),
         optimizer=sgd(0.9, weight_decay=5e-4),
+        batch_size=16,
+    ),
+    _val(
+        name="finetuned gpt, adamw",
+        data=_model(text, ("random", "threading", "typing", "os", "email.message"), 32),
+        model=_model(finetuned, "gpt"),
+        optimizer=adamw(weight_decay=0.01),
+        loss=next_character,
+        accuracy=False,
         batch_size=16,
     ),
 )
