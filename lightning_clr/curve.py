@@ -166,6 +166,30 @@ def closer_range(
     return LRBounds(lrs[0], lrs[len(sweep.losses) - 1]) if sweep.distances() else None
 
 
+def find_plateau(
+    lrs: Sequence[float],
+    values: Sequence[float],
+    direction: Literal["min", "max"] = "min",
+    mode: Literal["exponential", "linear"] = "exponential",
+) -> tuple[float, float] | None:
+    """The learning rates between which a curve stays at its best; ``None`` if it never improves.
+
+    From where nine tenths of the improvement have happened up to where a twentieth of it is lost again. A long one, as
+    Smith's curves of super-convergence have, has no best point that would mean anything.
+
+    Example:
+        >>> lrs = [step / 100 for step in range(1, 101)]
+        >>> accuracies = [min(lr / 0.2, 0.8, 2.4 - 2 * lr) for lr in lrs]
+        >>> find_plateau(lrs, accuracies, "max", "linear")
+        (0.19, 0.78)
+    """
+    sweep = _Sweep(lrs, values, direction, mode)
+    if sweep.clarity < 1:
+        return None
+    slows, ends = sweep.plateau()
+    return lrs[slows], lrs[ends]
+
+
 class _Sweep:
     """The finite part of a recorded curve, turned so that lower is better, and what can be seen in it."""
 
