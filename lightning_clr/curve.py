@@ -13,8 +13,8 @@ STILL_IMPROVING = "the curve was still improving at the largest learning rate"
 NOTHING_HAPPENED = "the curve did not improve clearly beyond its noise at any learning rate"
 
 FEWEST_POINTS = 10
-_CLEAR = 3.0  # improvement, in units of what noise could feign, that leaves no doubt about where it ends
-_FAINT = 1.5  # the same, below which a single sweep is taken for one that learns nothing
+_CLEAR = 3.0  # improvement, in units of what noise could feign, that needs no second sweep
+_FAINT = 1.5  # the same, below which the last sweep is taken for one that learns nothing
 _RAGGED = 4 / 3  # standard errors of the curve around its best that could feign an improvement
 _DECADES = 0.4  # standard deviation of the average that bounds are read off
 _WIDEST = 0.06  # the same as a fraction of the sweep, where the learning rate rises by less than decades
@@ -130,13 +130,13 @@ def find_bounds(
             " smaller min_lr or take more steps"
         )
     sweeps = [first] if closer is None else [first, _Sweep(*closer, direction, mode, first.untrained)]
-    clear = next((sweep for sweep in sweeps if sweep.clarity >= _CLEAR), None)
-    if clear is not None:
-        bounds, reason = clear.valley()
-        if bounds is not None or clear is first:
+    sweep = first if first.clarity >= _CLEAR else sweeps[-1]
+    if sweep.clarity >= _FAINT:
+        bounds, reason = sweep.valley()
+        if bounds is not None or sweep is first or reason.startswith(STILL_IMPROVING):
             return bounds, reason
     rough = _onset(sweeps)
-    if rough is not None and (closer is not None or first.clarity < _FAINT):
+    if rough is not None:
         return LRBounds(rough / _BELOW_ROUGH / _LEAST_RATIO, rough / _BELOW_ROUGH), ""
     if first.clarity >= 1:
         return first.valley()

@@ -2,8 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -167,46 +165,55 @@ class LRRangeTest(Callback):
         return self._sweep(trainer, pl_module, start_hooks=True)
 
     def _sweep(self, trainer: Any, pl_module: Any, start_hooks: bool = False) -> RangeTestResult:
-        unlimited = self.max_lr == _USUAL_MAX_LR and self.mode == "exponential" and self.stop_factor is not None
-        with self._recording(self, trainer, pl_module, start_hooks) as (sweep, advance_bar):
-            sweep.record(advance_bar)
-            result = self._read(sweep)
-            if unlimited and result.reason.startswith((STILL_IMPROVING, NOTHING_HAPPENED)):
-                sweep.go_on(_UTMOST_LR)
+        def record(plan: LRRangeTest, first: RangeTestResult | None = None) -> tuple[SweepRecording, RangeTestResult]:
+            with (
+                progress_bar(trainer, plan.num_steps) as advance_bar,  # first: the trainer has no bar during a trial
+                trial(trainer, pl_module, self.snapshot_device, start_hooks) as this,
+            ):
+                sweep = SweepRecording(plan, trainer, this)
                 sweep.record(advance_bar)
-                result = self._read(sweep)
-        closer = self._closer(sweep, math.inf if unlimited else self.max_lr)
-        if closer is None:
-            return result
-        with self._recording(closer, trainer, pl_module, start_hooks) as (second, advance_bar):
-            second.record(advance_bar)
-        return self._read(sweep, (second.lrs, second.values))
+                result = self._read(sweep, first)
+                if self._may_go_on and result.reason.startswith((STILL_IMPROVING, NOTHING_HAPPENED)):
+                    sweep.go_on(self._utmost_lr)
+                    sweep.record(advance_bar)
+                    result = self._read(sweep, first)
+                return sweep, result
 
-    @contextmanager
-    def _recording(
-        self, plan: "LRRangeTest", trainer: Any, pl_module: Any, start_hooks: bool
-    ) -> Iterator[tuple[SweepRecording, Callable[[], object]]]:
-        with (
-            progress_bar(trainer, plan.num_steps) as advance_bar,  # first: the trainer has no bar during a trial
-            trial(trainer, pl_module, self.snapshot_device, start_hooks) as this,
-        ):
-            yield SweepRecording(plan, trainer, this), advance_bar
+        sweep, result = record(self)
+        closer = None if sweep.validates else self._closer(result)
+        return result if closer is None else record(closer, result)[1]
 
-    def _closer(self, sweep: SweepRecording, utmost_lr: float) -> "LRRangeTest | None":
+    @property
+    def _may_go_on(self) -> bool:
+        return self.mode == "exponential" and self.stop_factor is not None
+
+    @property
+    def _utmost_lr(self) -> float:
+        return _UTMOST_LR if self.max_lr == _USUAL_MAX_LR else self.max_lr
+
+    def _closer(self, first: RangeTestResult) -> "LRRangeTest | None":
         """A test like this one over the part of the curve that is worth a closer look; ``None`` if there is none."""
-        if not self.closer_look or self.mode == "linear" or self.stop_factor is None or sweep.validates:
+        if not self.closer_look or not self._may_go_on:
             return None
-        part = closer_range(sweep.lrs, sweep.values, self.monitor_mode)
+        part = closer_range(first.lrs, first.values, self.monitor_mode)
         if part is None:
             return None
         closer = copy.copy(self)
-        closer.min_lr, closer.max_lr = max(self.min_lr, part.base_lr), min(utmost_lr, part.max_lr)
+        closer.min_lr, closer.max_lr = max(self.min_lr, part.base_lr), min(self._utmost_lr, part.max_lr)
         closer.num_steps = _CLOSER_STEPS * self.num_steps
         return closer
 
-    def _read(self, sweep: SweepRecording, closer: tuple[list[float], list[float]] | None = None) -> RangeTestResult:
-        names = {"monitor": self.monitor or "train loss", "monitor_mode": self.monitor_mode, "mode": self.mode}
-        return RangeTestResult.read(sweep.lrs, sweep.values, closer, **names)
+    def _read(self, sweep: SweepRecording, first: RangeTestResult | None) -> RangeTestResult:
+        closer = None if first is None else (sweep.lrs, sweep.values)
+        curve = first or sweep
+        return RangeTestResult.read(
+            curve.lrs,
+            curve.values,
+            closer,
+            monitor=self.monitor or "train loss",
+            monitor_mode=self.monitor_mode,
+            mode=self.mode,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The result as plain numbers."""

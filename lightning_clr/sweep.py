@@ -100,7 +100,7 @@ class SweepRecording:
     def go_on(self, max_lr: float) -> None:
         """Let the learning rate rise further, by the same factor at each step, up to ``max_lr``."""
         factor = (self.plan.max_lr / self.plan.min_lr) ** (1 / (self.plan.num_steps - 1))
-        more = math.floor(math.log(max_lr / self.plan.max_lr, factor))
+        more = max(0, math.floor(math.log(max_lr / self.plan.max_lr, factor)))
         self.num_steps += more
         for sweep in self.sweeps:
             sweep.total_steps = self.num_steps

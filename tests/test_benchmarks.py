@@ -46,5 +46,5 @@ def test_truth_is_known_for_every_task():
 
     names = set(truth["onecycle"])
     assert names == set(truth["fixed"])
-    assert len(names) == 61
+    assert len(names) == 73
     assert all(len(seeds) == 3 for kind in truth.values() for task in kind.values() for seeds in task["scores"])
