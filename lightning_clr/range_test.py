@@ -15,7 +15,7 @@ from lightning_clr.progress import progress_bar
 from lightning_clr.result import RangeTestResult
 from lightning_clr.snapshot import Snapshot
 from lightning_clr.sweep import SweepRecording, require_sweepable
-from lightning_clr.trial import end_of_fit, logs_hyperparameters, overrides_start_hooks, trial
+from lightning_clr.trial import end_of_fit, logs_hyperparameters, overrides_start_hooks, signals_held, trial
 
 _USUAL_MAX_LR = 10.0
 _UTMOST_LR = 1000.0
@@ -136,9 +136,10 @@ class LRRangeTest(Callback):
         """Run the test and apply the bounds, unless training resumes or is a dry run."""
         if trainer.strategy.restore_checkpoint_after_setup:  # such strategies load only after `on_fit_start`
             self._resumes |= bool(trainer.ckpt_path)
+        interrupted = trainer.global_step == 0 and self.result is None  # by what made the checkpoint, if there is one
         if trainer.fast_dev_run:
             rank_zero_info("LR range test: skipped under `fast_dev_run`.")
-        elif self._resumes:
+        elif self._resumes and not interrupted:
             rank_zero_info("LR range test: skipped, since training resumes; the learning rates in force are kept.")
             self._tell(trainer, pl_module)
         elif trainer.global_step > 0:
@@ -146,8 +147,9 @@ class LRRangeTest(Callback):
                 "LR range test: skipped, since this trainer has trained before; make a new one to test again."
             )
         else:
-            self.result = self.run(trainer, pl_module)
-            self._use(trainer, pl_module, self.result)
+            with signals_held(trainer):  # until a checkpoint would hold the bounds
+                self.result = self.run(trainer, pl_module)
+                self._use(trainer, pl_module, self.result)
 
     def run(self, trainer: Any, pl_module: Any) -> RangeTestResult:
         """Sweep the learning rate, undo the steps, and read the curve; for a trainer that is about to train.
@@ -307,5 +309,6 @@ class _OnlyTest(LRRangeTest):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.global_step == 0:
-            self.result = self.run(trainer, pl_module)
+            with signals_held(trainer):
+                self.result = self.run(trainer, pl_module)
         raise end_of_fit(trainer)

@@ -9,7 +9,9 @@ and fetchers live on loop objects and vanish with the shadow; everything else is
 import copy
 import dataclasses
 import functools
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -59,6 +61,7 @@ class Trial:
             if not loop._data_fetcher.done:
                 try:
                     loop.epoch_loop.advance(loop._data_fetcher)
+                    self._heed_sigterm()
                     return self._loss
                 except StopIteration:  # no more batches, or `on_train_batch_start` has ended the epoch
                     pass
@@ -67,6 +70,14 @@ class Trial:
             "A range test needs training batches, but the training data ended at once, twice. Check the data loader,"
             " and that `on_train_batch_start` does not return -1 at every start of an epoch."
         )
+
+    def _heed_sigterm(self) -> None:
+        """End on SIGTERM, all ranks together; newer Lightning sees to that in `advance` where there are several."""
+        trainer = self._trainer
+        if trainer.world_size > 1 and hasattr(self._loop.epoch_loop, "_broadcast_sigterm_tensor"):
+            return
+        if trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False):
+            raise lightning_name(trainer, "utilities.exceptions", "SIGTERMException")()
 
     @property
     def metrics(self) -> dict[str, Tensor]:
@@ -163,6 +174,49 @@ def trial(
             for name in _START_HOOKS:
                 getattr(module, name)()
         yield this
+
+
+@contextmanager
+def signals_held(trainer: Any) -> Iterator[None]:
+    """Let no signal take the steps of a trial for training.
+
+    A signal to requeue, which Lightning answers with a checkpoint, waits for the end of the ``with`` block. SIGTERM
+    ends the trial at the next batch, on all ranks together.
+    """
+    waiting = set[int]()
+
+    def wait(signum: int, frame: Any) -> None:
+        waiting.add(signum)
+
+    environment = trainer._accelerator_connector.cluster_environment
+    held: dict[int, Any] = {signal.SIGUSR1: wait, signal.SIGUSR2: wait}
+    held[getattr(environment, "requeue_signal", None) or signal.SIGUSR1] = wait
+    held[signal.SIGTERM] = functools.partial(_note_sigterm, trainer)
+    in_main_thread = threading.current_thread() is threading.main_thread()  # others may not set handlers
+    before = {signum: handler for signum in held if callable(handler := signal.getsignal(signum)) and in_main_thread}
+    try:
+        for signum in before:
+            signal.signal(signum, held[signum])
+        yield
+    except (Exception, KeyboardInterrupt):  # a checkpoint takes all ranks, and the others may not know of the error
+        waiting.clear()
+        raise
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        for signum in waiting:
+            signal.raise_signal(signum)
+
+
+def _note_sigterm(trainer: Any, signum: int, frame: Any) -> None:
+    """What Lightning's handler does, without a broadcast: other ranks may be waiting in another collective."""
+    connector, launcher = trainer._signal_connector, trainer.strategy.launcher
+    if launcher is not None and not connector.received_sigterm:
+        launcher.kill(signum)
+    connector.received_sigterm = True
+    users = connector._original_handlers.get(signum)
+    if callable(users):
+        users(signum, frame)
 
 
 def end_of_fit(trainer: Any) -> Exception:

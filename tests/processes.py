@@ -1,0 +1,43 @@
+"""Starts the processes of one job together, and sees them end."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def run_together(processes: list[dict], seconds: float) -> list[subprocess.CompletedProcess]:
+    """Run processes, each given as arguments of ``Popen``, with whatever they print as their ``stderr``.
+
+    Those that last longer than ``seconds`` are taken to hang: they are killed, and ``TimeoutExpired`` is raised.
+    """
+    with contextlib.ExitStack() as stack:
+        started = []
+        for process in processes:
+            printed = stack.enter_context(tempfile.TemporaryFile("w+"))
+            process = subprocess.Popen(**process, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True)
+            stack.callback(_kill_group, process.pid)
+            started.append((process, printed))
+        deadline = time.monotonic() + seconds
+        for process, _ in started:
+            process.wait(max(0, deadline - time.monotonic()))
+        return [_ended(process, printed) for process, printed in started]
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _ended(process: subprocess.Popen, printed) -> subprocess.CompletedProcess:
+    printed.seek(0)
+    return subprocess.CompletedProcess(process.args, process.returncode, stderr=printed.read())

@@ -1,0 +1,240 @@
+"""A range test that is broken off, in one way or the other: nothing hangs, nothing is lost, nothing is done twice."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from models import Plain, Scheduled, loader, quiet_trainer
+from processes import free_port, run_together
+
+from lightning_clr import LRRangeTest
+
+SCRIPT = Path(__file__).with_name("faults.py")
+PATIENCE = 150
+"""Seconds; the process group waits for twenty. More is a hang."""
+
+
+class Job:
+    """A SLURM job of two tasks, with an ``scontrol`` that notes what it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bin, self.results = folder / "job", folder / "bin", folder
+        self.folder.mkdir()
+        self.bin.mkdir()
+        (self.bin / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {folder}/told\n')
+        (self.bin / "scontrol").chmod(0o755)
+
+    def task(self, rank: int | None, port: str, faults: tuple[str, ...]) -> dict:
+        environment = {
+            **os.environ,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{SCRIPT.parents[1]}:{SCRIPT.parent}",
+        }
+        if rank is not None:
+            job = {"JOB_ID": 77, "JOB_NAME": "job", "NTASKS": 2, "NTASKS_PER_NODE": 2, "NODEID": 0}
+            job |= {"PROCID": rank, "LOCALID": rank}
+            environment |= {f"SLURM_{name}": str(value) for name, value in job.items()}
+        command = [sys.executable, str(SCRIPT), str(self.results), *faults]
+        return {"args": command, "cwd": self.folder, "env": environment}
+
+    def run(self, *faults: str, by_slurm: bool = True) -> list:
+        """Meet the faults one after the other; without SLURM the first rank starts the other."""
+        port = free_port()
+        return run_together([self.task(rank, port, faults) for rank in ((0, 1) if by_slurm else (None,))], PATIENCE)
+
+    def found(self) -> list[dict]:
+        return [json.loads((self.results / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    return Job(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="module")
+def first(job):
+    """What the two ranks have found in their first run."""
+    done = job.run("none", "terminate", "terminate after", "interrupt", "uneven", "uneven untested", "requeue")
+    assert [rank.returncode for rank in done] == [0, 0], done[0].stderr[-3000:]
+    return job.found()
+
+
+@pytest.fixture(scope="module")
+def second(job, first):
+    """What they have found when started again."""
+    done = job.run("requeued", "resume early", "resume late")
+    assert [rank.returncode for rank in done] == [0, 0], done[0].stderr[-3000:]
+    return job.found()
+
+
+@pytest.fixture(scope="module")
+def third(job, second):
+    """What they have found where the first rank has started the other, which is killed in the end."""
+    (done,) = job.run("terminate the first", "kill", by_slurm=False)
+    return done, job.found()
+
+
+def test_sigterm_ends_the_test_on_all_ranks_at_the_same_step(first):
+    """Though one is told a step earlier than the other; weights, optimizer and step are those from before."""
+    for rank in first:
+        assert rank["terminate"]["end"] == "SIGTERMException"
+        assert rank["terminate"]["steps"] == 7
+        assert rank["terminate"]["left"] == rank["terminate"]["start"]
+
+
+def test_sigterm_to_the_rank_that_started_the_others_ends_all(third):
+    """In the middle of the test, as a container is stopped."""
+    for rank in third[1]:
+        assert rank["terminate the first"]["end"] == "SIGTERMException"
+        assert rank["terminate the first"]["steps"] == 6
+        assert rank["terminate the first"]["left"] == rank["terminate the first"]["start"]
+
+
+def test_training_terminated_in_the_test_is_tested_when_it_resumes(first, second):
+    """From the checkpoint written at the exception; then it trains as if nothing had happened."""
+    for rank, again in zip(first, second, strict=True):
+        assert again["resume early"]["steps"] == 14 + 12
+        assert again["resume early"]["left"] == rank["none"]["left"]
+        assert again["resume early"]["bounds"] == rank["none"]["bounds"]
+
+
+def test_training_terminated_right_after_the_test_resumes_without_another(first, second):
+    for rank, again in zip(first, second, strict=True):
+        assert rank["terminate after"]["end"] == "SIGTERMException"
+        assert rank["terminate after"]["steps"] == 14
+        assert again["resume late"]["steps"] == 12
+        assert again["resume late"]["left"] == rank["none"]["left"]
+
+
+def test_requeue_signal_is_answered_with_the_training_that_has_been_tested(job, first, second):
+    """Once, when the test is over: the checkpoint holds the bounds, and neither test nor training starts anew."""
+    assert (job.results / "told").read_text() == "requeue 77\n"
+    for rank, again in zip(first, second, strict=True):
+        assert rank["requeue"]["left"] == rank["none"]["left"]
+        assert again["requeued"]["steps"] == 12
+        assert again["requeued"]["bounds"] == rank["none"]["bounds"]
+        assert again["requeued"]["left"] == rank["none"]["left"]
+
+
+def test_ctrl_c_leaves_what_was_there_before(first):
+    for rank in first:
+        assert rank["interrupt"]["steps"] == 6
+        assert rank["interrupt"]["left"] == rank["interrupt"]["start"]
+
+
+def test_rank_with_less_data_starts_over_and_trains_as_if_untested(first):
+    """Both ranks find the same, each going through its own stream as often as it takes."""
+    one, other = first
+
+    assert one["uneven"]["bounds"] == other["uneven"]["bounds"]
+    for rank in first:
+        assert (rank["uneven"]["steps"], rank["uneven untested"]["steps"]) == (14 + 4, 4)
+        assert rank["uneven"]["left"] == rank["uneven untested"]["left"]
+
+
+def test_killed_rank_ends_the_other(third):
+    """Its error is shown once, and the state is that from before."""
+    done, (rank, _) = third
+
+    assert done.returncode != 0
+    assert done.stderr.count("\nTraceback") + done.stderr.count("]: Traceback") == 1
+    assert rank["kill"]["left"] == rank["kill"]["start"]
+
+
+@pytest.mark.parametrize("run", ["first", "second", "third"])
+def test_no_fault_touches_the_files_of_earlier_runs(run, request):
+    """Checkpoints and logs are there, byte for byte."""
+    found = request.getfixturevalue(run)
+    for fault in (found[1] if run == "third" else found)[0].values():
+        assert fault["before"].items() <= fault["after"].items()
+        assert "lightning_logs/version_0/metrics.csv" in fault["after"]
+        assert "checkpoints/epoch=1-step=12.ckpt" in fault["after"]
+
+
+class Sent(Scheduled):
+    """Sends itself a signal in the sixth step of its life, in the middle of a test; counts its steps."""
+
+    signum: int | None = None
+    error: Exception | None = None
+    steps = 0  # on the class, which no trial undoes
+
+    def training_step(self, batch, batch_idx):
+        type(self).steps += 1
+        if self.steps == 6 and self.signum is not None:
+            signal.raise_signal(self.signum)
+        if self.steps == 8 and self.error is not None:
+            raise self.error
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.fixture
+def handled():
+    """What the user's signal handlers have seen; they are taken away afterwards."""
+    calls = []
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    yield calls
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+def fit_with(signum: int, calls: list, error: Exception | None = None, **kwargs) -> tuple:
+    """Train with a handler of the user's, which writes down bounds and steps so far; then the handler in place."""
+    module, test = (
+        type("Module", (Sent,), {"signum": signum, "error": error})(),
+        LRRangeTest(num_steps=14, closer_look=False),
+    )
+    signal.signal(signum, lambda *_: calls.append((module.lr_bounds, module.steps)))
+    try:
+        quiet_trainer(max_epochs=1, callbacks=[test], **kwargs).fit(module, loader(160))
+    finally:
+        calls.append(signal.getsignal(signum))
+    return module, test
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2], ids=["SIGUSR1", "SIGUSR2"])
+def test_handler_of_the_user_sees_a_tested_training(signum, handled):
+    """It may write a checkpoint: it is called when the test is over and the bounds are in force, and stays."""
+    _, test = fit_with(signum, handled)
+
+    (bounds, steps), handler = handled
+    assert bounds == test.result.bounds
+    assert steps == len(test.result.lrs) >= 10
+    assert callable(handler)
+
+
+def test_sigterm_ends_a_test_on_one_device_at_once(handled):
+    """The handler that the user had installed before hears of it too, and stays."""
+    with pytest.raises(SystemExit):
+        fit_with(signal.SIGTERM, handled)
+
+    (bounds, steps), handler = handled
+    assert (bounds, steps) == (None, 6)
+    assert callable(handler)
+
+
+def test_requeue_signal_is_dropped_if_the_test_fails(handled):
+    """There is nothing to go on with."""
+    with pytest.raises(ValueError, match="the real error"):
+        fit_with(signal.SIGUSR1, handled, ValueError("the real error"))
+
+    (handler,) = handled
+    assert callable(handler)
+
+
+def test_test_runs_outside_the_main_thread():
+    """Where Python has no signals to hold."""
+    test = LRRangeTest(num_steps=14)
+    trainer = quiet_trainer(max_steps=1, callbacks=[test])
+    thread = threading.Thread(target=trainer.fit, args=(Plain(), loader(160)))
+
+    thread.start()
+    thread.join()
+
+    assert len(test.result.lrs) >= 10
