@@ -20,6 +20,7 @@ from lightning_clr.trial import end_of_fit, logs_hyperparameters, overrides_star
 _USUAL_MAX_LR = 10.0
 _UTMOST_LR = 1000.0
 _CLOSER_STEPS = 4  # length of the second sweep over that of the first
+_MOST_CLOSER_STEPS = 400  # unless the first has more
 
 
 class LRRangeTest(Callback):
@@ -50,8 +51,9 @@ class LRRangeTest(Callback):
         val_every_n_steps: How often to run validation when ``monitor`` is a validation metric, in optimizer steps.
         on_inconclusive: Warn and keep the configured learning rate when the curve does not tell the bounds, or raise.
         closer_look: Whether to sweep once more where the first sweep hardly rises above its noise: over fewer decades
-            and four times as many steps, around the learning rate at which training starts to move the loss. Only for
-            exponential sweeps that may end early and record a value at every step.
+            and four times as many steps (400, if the first has more than 100; as many, if it has more than 400), around
+            the learning rate at which training starts to move the loss. Only for exponential sweeps that may end early
+            and record a value at every step.
         snapshot_device: Where the module's tensors are kept meanwhile; by default beside the originals.
 
     Attributes:
@@ -202,7 +204,7 @@ class LRRangeTest(Callback):
             return None
         closer = copy.copy(self)
         closer.min_lr, closer.max_lr = max(self.min_lr, part.base_lr), min(self._utmost_lr, part.max_lr)
-        closer.num_steps = _CLOSER_STEPS * self.num_steps
+        closer.num_steps = max(self.num_steps, min(_CLOSER_STEPS * self.num_steps, _MOST_CLOSER_STEPS))
         return closer
 
     def _read(self, sweep: SweepRecording, first: RangeTestResult | None) -> RangeTestResult:
