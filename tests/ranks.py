@@ -77,8 +77,8 @@ def model_parallel(data: int, tensor: int, **arguments) -> ModelParallelStrategy
     return ModelParallelStrategy(data, tensor, process_group_backend="gloo", **arguments)
 
 
-def fsdp() -> FSDPStrategy:
-    return FSDPOnCPU(auto_wrap_policy={torch.nn.Linear}, process_group_backend="gloo")
+def fsdp(**arguments) -> FSDPStrategy:
+    return FSDPOnCPU(auto_wrap_policy={torch.nn.Linear}, process_group_backend="gloo", **arguments)
 
 
 STRATEGIES = {
@@ -256,14 +256,14 @@ class Weighed(Snapshot):
             for undo in self._undo
             if getattr(undo, "func", None) is lightning_clr.snapshot._put_back_tensor
         ]
-        HELD.append(sum(copy.nbytes for copy in copies))
+        HELD.append(sum(copy.nbytes for copy in copies if copy is not None))
         super().__exit__(*error)
 
 
 def bytes_held(devices: int) -> list[int]:
-    """By a snapshot before the first step: of sharded weights, and of replicated ones, both with Adam."""
+    """By a snapshot before the first step: of sharded weights, twice, and of replicated ones, all with Adam."""
     lightning_clr.trial.Snapshot = Weighed
-    for module, strategy in ((Sharded, model_parallel(devices, 1)), (WithAdam, "ddp")):
+    for module, strategy in ((Sharded, model_parallel(devices, 1)), (WithAdam, fsdp()), (WithAdam, "ddp")):
         trainer = quiet_trainer(strategy=strategy, devices=devices, max_steps=2, callbacks=[LRRangeTest(**SWEEP)])
         trainer.fit(module(), loader(128))
     lightning_clr.trial.Snapshot = Snapshot
@@ -295,15 +295,20 @@ class OneEpoch(Callback):
         trainer.save_checkpoint(self.path)
 
     def note(self, trainer, pl_module):
-        (optimizer,) = trainer.optimizers
-        weights = [whole(weight) for weight in pl_module.parameters()]
-        moments = [whole(state["exp_avg"]) for state in optimizer.state.values()]
+        (optimizer,), model = trainer.optimizers, trainer.strategy.model
+        if isinstance(model, FullyShardedDataParallel):
+            with model.summon_full_params(model, writeback=False):
+                weights, moments = [whole(weight).clone() for weight in pl_module.parameters()], None
+        else:
+            weights = [whole(weight) for weight in pl_module.parameters()]
+            moments = [whole(state["exp_avg"]) for state in optimizer.state.values()]
         self.noted.append(exactness.digest([weights, moments, pl_module.lr_bounds.max_lr]))
 
 
 CHECKPOINTS = {
     "replicated": lambda devices: (WithAdam, "ddp"),
     "sharded": lambda devices: (Sharded, model_parallel(devices, 1, save_distributed_checkpoint=True)),
+    "full shards in shards": lambda devices: (WithAdam, fsdp(state_dict_type="sharded")),
     "consolidated": lambda devices: (Sharded, model_parallel(devices, 1, save_distributed_checkpoint=False)),
 }
 EARLIER = {2: None, 1: 2, 4: 1}

@@ -93,10 +93,16 @@ def told(ranks: list[dict]) -> list[str]:
 def sizes(tmp_path_factory):
     """What two ranks have found, one that goes on from their checkpoints, and four that go on from that one's."""
     folder = tmp_path_factory.mktemp("sizes")
-    return [train("replicated, sharded, consolidated, bytes", ranks, folder / str(ranks)) for ranks in (2, 1, 4)]
+    return [
+        train("replicated, sharded, full shards in shards, consolidated, bytes", ranks, folder / str(ranks))
+        for ranks in (2, 1, 4)
+    ]
 
 
-@pytest.mark.parametrize(("kind", "is_folder"), [("replicated", False), ("sharded", True), ("consolidated", False)])
+@pytest.mark.parametrize(
+    ("kind", "is_folder"),
+    [("replicated", False), ("sharded", True), ("full shards in shards", True), ("consolidated", False)],
+)
 def test_training_goes_on_with_another_number_of_ranks(kind, is_folder, sizes):
     """Step, bounds, weights and moments are the checkpoint's, the length is the new one, and one warning tells."""
     two, one, four = [[rank[kind] for rank in ranks] for ranks in sizes]
@@ -114,10 +120,12 @@ def test_training_goes_on_with_another_number_of_ranks(kind, is_folder, sizes):
 
 def test_snapshot_holds_the_local_shard(sizes):
     """Before the first step: a copy of the rank's own weights, 780 bytes in all, and no optimizer state."""
-    held = [[rank["bytes"] for rank in ranks] for ranks in sizes]
+    fully_shard, fsdp, replicated = ([[rank["bytes"][kind] for rank in ranks] for ranks in sizes] for kind in range(3))
 
-    assert [[sharded for sharded, _ in ranks] for ranks in held] == [[424, 356], [780], [212, 212, 212, 144]]
-    assert {replicated for ranks in held for _, replicated in ranks} == {780}
+    assert fully_shard == [[424, 356], [780], [212, 212, 212, 144]]
+    assert [sum(held) for held in fsdp] == [780, 780, 780]
+    assert max(fsdp[0]) < 500
+    assert replicated == [[780, 780], [780], [780, 780, 780, 780]]
 
 
 def test_error_of_one_rank_ends_all(tmp_path):
