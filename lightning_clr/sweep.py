@@ -112,8 +112,8 @@ class SweepRecording:
         self._diverged = self._has_diverged()
 
     def _over_ranks(self, value: Tensor) -> float:
-        """The mean over ranks: one number, so one decision."""
-        return float(self.trainer.strategy.reduce(value.clone(), reduce_op="mean"))
+        """The plain mean over ranks, whatever their batch sizes, as with gradients: one number, so one decision."""
+        return float(self.trainer.strategy.all_gather(value).mean())  # `reduce` would make it two collectives
 
     def _monitored(self, loss: Tensor | None) -> Tensor | None:
         """The value of the batch just run; ``None`` without one, a placeholder if validation is what counts."""
