@@ -113,11 +113,13 @@ class RangeTestResult:
             ) from error
         if ax is None:
             _, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        smoothed = self.smoothed
+        visible: list[float] = []
         for (lrs, values), marker, line, name in zip(self._sweeps(), ".x", "-:", ("", ", closer look"), strict=False):
             shown = finite_part(values)
             ax.plot(lrs[: len(shown)], shown, marker, markersize=3, color="0.6", label=f"recorded{name}")
-            ax.plot(lrs[: len(shown)], smooth(shown), line, linewidth=2, color="black", label=f"smoothed{name}")
+            smoothed = smooth(shown)
+            ax.plot(lrs[: len(shown)], smoothed, line, linewidth=2, color="black", label=f"smoothed{name}")
+            visible += smoothed
         if self.mode == "exponential":
             ax.set_xscale("log")
         if self.bounds is not None:
@@ -126,8 +128,8 @@ class RangeTestResult:
                 ("max_lr", self.bounds.max_lr, "-."),
             ):
                 ax.axvline(lr, linestyle=style, color="black", linewidth=1.2, label=f"{name} = {lr:.2g}")
-        if smoothed:
-            ax.set_ylim(*_visible_range(smoothed, self.monitor_mode))
+        if visible:
+            ax.set_ylim(*_visible_range(visible, self.monitor_mode))
         ax.set_xlabel("learning rate")
         ax.set_ylabel(self.monitor)
         ax.set_title("LR range test" if self.bounds else f"LR range test: {self.reason}", fontsize="medium", wrap=True)

@@ -77,7 +77,9 @@ def test_second_sweep_is_in_the_table_the_summary_and_the_picture():
     assert [row["sweep"] for row in rows] == ["1"] * 60 + ["2"] * 30
     assert [float(row["lr"]) for row in rows[60:]] == LRS[20:50]
     assert "(60 + 30 steps, train loss)" in result.summary()
-    assert len(result.plot()[1].lines) == 4 + 2 * (result.bounds is not None)
+    ax = result.plot()[1]
+    assert len(ax.lines) == 4 + 2 * (result.bounds is not None)
+    assert ax.get_ylim()[0] < min(BOWL[20:50])
 
 
 def test_csv_of_a_diverged_sweep_ends_with_an_empty_cell():
