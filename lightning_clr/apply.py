@@ -21,17 +21,16 @@ from lightning_clr.scheduler import ScheduleLR, refilled
 
 
 def constant_lr(bounds: LRBounds) -> float:
-    """The learning rate for training at a constant rate: a third of ``max_lr``.
+    """The learning rate for training at a constant rate: half of ``max_lr``.
 
-    A cycle visits ``max_lr`` for a moment, constant training lives there. Smith sets the lower bound of his cycles to a
-    third or a fourth of the upper one, since the best constant rate is usually within a factor of two of the largest
-    that converges (Smith 2017, section 3.3, after Bengio 2012); a third stays on the safe side of it.
+    A cycle visits ``max_lr`` for a moment, constant training lives there. The best constant rate is usually within a
+    factor of two of the largest that converges (Smith 2017, section 3.3, after Bengio 2012).
 
     Example:
-        >>> constant_lr(LRBounds(0.01, 0.75))
+        >>> constant_lr(LRBounds(0.01, 0.5))
         0.25
     """
-    return bounds.max_lr / 3
+    return bounds.max_lr / 2
 
 
 def peak_lrs(optimizers: Sequence[Optimizer], schedulers: Sequence[Any]) -> list[list[float]]:

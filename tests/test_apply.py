@@ -165,12 +165,12 @@ def test_two_schedulers_of_one_optimizer_both_start_from_max_lr(order):
     assert history(optimizer, schedulers) == pytest.approx(history(expected, expected_schedulers), rel=1e-12)
 
 
-def test_constant_training_gets_a_third_of_max_lr():
+def test_constant_training_gets_half_of_max_lr():
     """Groups without any scheduler, in their ratio."""
     optimizer = sgd([0.1, 0.02, 0.0])
 
-    assert apply_bounds([optimizer], [], FOUND) == constant_lr(FOUND) == 1.0
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1.0, 0.2, 0.0])
+    assert apply_bounds([optimizer], [], FOUND) == constant_lr(FOUND) == 1.5
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1.5, 0.3, 0.0])
 
 
 def test_plateau_starts_at_the_constant_rate_and_still_reacts():
@@ -178,11 +178,11 @@ def test_plateau_starts_at_the_constant_rate_and_still_reacts():
     optimizer = sgd([0.1, 0.02])
     scheduler = ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
 
-    assert apply_bounds([optimizer], [scheduler], FOUND) == 1.0
-    assert scheduler.get_last_lr() == pytest.approx([1.0, 0.2])
+    assert apply_bounds([optimizer], [scheduler], FOUND) == 1.5
+    assert scheduler.get_last_lr() == pytest.approx([1.5, 0.3])
     scheduler.step(1.0)
     scheduler.step(2.0)
-    assert scheduler.get_last_lr() == pytest.approx([0.5, 0.1])
+    assert scheduler.get_last_lr() == pytest.approx([0.75, 0.15])
 
 
 @pytest.mark.parametrize("build", [None, *SCHEDULERS.values()], ids=["none", *SCHEDULERS])
@@ -206,7 +206,7 @@ def test_two_optimizers_keep_their_ratio():
     assert large.param_groups[0]["lr"] == 3.0
     assert schedulers[1].base_lrs == pytest.approx([0.1])
     assert schedulers[1].max_lrs == pytest.approx([0.6])
-    assert constant.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert constant.param_groups[0]["lr"] == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize("reference_lr", [0.1, None], ids=["bounds of the larger", "bounds of its own"])
@@ -331,13 +331,13 @@ def test_torch_scheduler_gets_the_bounds_in_the_same_fit(build):
 
 
 def test_module_without_scheduler_trains_at_the_constant_rate():
-    """A third of what the test found as max_lr, at every step."""
+    """Half of what the test found as max_lr, at every step."""
     test = LRRangeTest()
 
     lrs = trained(Torch(), test, epochs=1)
 
-    third = test.result.bounds.max_lr / 3
-    assert lrs == [pytest.approx([third / 10, third])] * 16
+    half = test.result.bounds.max_lr / 2
+    assert lrs == [pytest.approx([half / 10, half])] * 16
 
 
 class Net(Scheduled):
@@ -364,7 +364,7 @@ def checkpoint_of(module, path="net.ckpt"):
     return test.result.bounds, torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize(("constant", "share"), [(False, 1.0), (True, 1 / 3)], ids=["scheduled", "constant"])
+@pytest.mark.parametrize(("constant", "share"), [(False, 1.0), (True, 1 / 2)], ids=["scheduled", "constant"])
 @pytest.mark.parametrize("lr", [0.1, 1])
 def test_hyperparameters_tell_what_is_in_force(lr, constant, share):
     """`lr` and `learning_rate`, as attributes, hyper-parameters and in the checkpoint."""
@@ -421,4 +421,4 @@ def test_lr_may_be_a_property_of_the_hyperparameters():
 
     found, _ = checkpoint_of(module)
 
-    assert math.isclose(module.lr, found.max_lr / 3)
+    assert math.isclose(module.lr, found.max_lr / 2)
