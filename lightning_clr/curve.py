@@ -13,8 +13,8 @@ STILL_IMPROVING = "the curve was still improving at the largest learning rate"
 NOTHING_HAPPENED = "the curve did not improve clearly beyond its noise at any learning rate"
 
 FEWEST_POINTS = 10
-_CLEAR = 3.0  # improvement, in units of what noise could feign, that leaves no doubt about where it ends
-_FAINT = 1.5  # the same, below which a single sweep is taken for one that learns nothing
+_CLEAR = 3.0  # improvement, in units of what noise could feign, that needs no second sweep
+_FAINT = 1.5  # the same, below which the last sweep is taken for one that learns nothing
 _RAGGED = 4 / 3  # standard errors of the curve around its best that could feign an improvement
 _DECADES = 0.4  # standard deviation of the average that bounds are read off
 _WIDEST = 0.06  # the same as a fraction of the sweep, where the learning rate rises by less than decades
@@ -130,13 +130,13 @@ def find_bounds(
             " smaller min_lr or take more steps"
         )
     sweeps = [first] if closer is None else [first, _Sweep(*closer, direction, mode, first.untrained)]
-    clear = next((sweep for sweep in sweeps if sweep.clarity >= _CLEAR), None)
-    if clear is not None:
-        bounds, reason = clear.valley()
-        if bounds is not None or clear is first:
+    sweep = first if first.clarity >= _CLEAR else sweeps[-1]
+    if sweep.clarity >= _FAINT:
+        bounds, reason = sweep.valley()
+        if bounds is not None or sweep is first or reason.startswith(STILL_IMPROVING):
             return bounds, reason
     rough = _onset(sweeps)
-    if rough is not None and (closer is not None or first.clarity < _FAINT):
+    if rough is not None:
         return LRBounds(rough / _BELOW_ROUGH / _LEAST_RATIO, rough / _BELOW_ROUGH), ""
     if first.clarity >= 1:
         return first.valley()
@@ -164,6 +164,30 @@ def closer_range(
     if rough is not None:
         return LRBounds(rough * _CLOSER[0], rough * _CLOSER[1])
     return LRBounds(lrs[0], lrs[len(sweep.losses) - 1]) if sweep.distances() else None
+
+
+def find_plateau(
+    lrs: Sequence[float],
+    values: Sequence[float],
+    direction: Literal["min", "max"] = "min",
+    mode: Literal["exponential", "linear"] = "exponential",
+) -> tuple[float, float] | None:
+    """The learning rates between which a curve stays at its best; ``None`` if it never improves.
+
+    From where nine tenths of the improvement have happened up to where a twentieth of it is lost again. A long one, as
+    Smith's curves of super-convergence have, has no best point that would mean anything.
+
+    Example:
+        >>> lrs = [step / 100 for step in range(1, 101)]
+        >>> accuracies = [min(lr / 0.2, 0.8, 2.4 - 2 * lr) for lr in lrs]
+        >>> find_plateau(lrs, accuracies, "max", "linear")
+        (0.19, 0.78)
+    """
+    sweep = _Sweep(lrs, values, direction, mode)
+    if sweep.clarity < 1:
+        return None
+    slows, ends = sweep.plateau()
+    return lrs[slows], lrs[ends]
 
 
 class _Sweep:

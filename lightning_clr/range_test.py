@@ -2,8 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -22,6 +20,7 @@ from lightning_clr.trial import end_of_fit, logs_hyperparameters, overrides_star
 _USUAL_MAX_LR = 10.0
 _UTMOST_LR = 1000.0
 _CLOSER_STEPS = 4  # length of the second sweep over that of the first
+_MOST_CLOSER_STEPS = 400  # unless the first has more
 
 
 class LRRangeTest(Callback):
@@ -52,8 +51,9 @@ class LRRangeTest(Callback):
         val_every_n_steps: How often to run validation when ``monitor`` is a validation metric, in optimizer steps.
         on_inconclusive: Warn and keep the configured learning rate when the curve does not tell the bounds, or raise.
         closer_look: Whether to sweep once more where the first sweep hardly rises above its noise: over fewer decades
-            and four times as many steps, around the learning rate at which training starts to move the loss. Only for
-            exponential sweeps that may end early and record a value at every step.
+            and four times as many steps (400, if the first has more than 100; as many, if it has more than 400), around
+            the learning rate at which training starts to move the loss. Only for exponential sweeps that may end early
+            and record a value at every step.
         snapshot_device: Where the module's tensors are kept meanwhile; by default beside the originals.
 
     Attributes:
@@ -169,46 +169,55 @@ class LRRangeTest(Callback):
         return self._sweep(trainer, pl_module, start_hooks=True)
 
     def _sweep(self, trainer: Any, pl_module: Any, start_hooks: bool = False) -> RangeTestResult:
-        unlimited = self.max_lr == _USUAL_MAX_LR and self.mode == "exponential" and self.stop_factor is not None
-        with self._recording(self, trainer, pl_module, start_hooks) as (sweep, advance_bar):
-            sweep.record(advance_bar)
-            result = self._read(sweep)
-            if unlimited and result.reason.startswith((STILL_IMPROVING, NOTHING_HAPPENED)):
-                sweep.go_on(_UTMOST_LR)
+        def record(plan: LRRangeTest, first: RangeTestResult | None = None) -> tuple[SweepRecording, RangeTestResult]:
+            with (
+                progress_bar(trainer, plan.num_steps) as advance_bar,  # first: the trainer has no bar during a trial
+                trial(trainer, pl_module, self.snapshot_device, start_hooks) as this,
+            ):
+                sweep = SweepRecording(plan, trainer, this)
                 sweep.record(advance_bar)
-                result = self._read(sweep)
-        closer = self._closer(sweep, math.inf if unlimited else self.max_lr)
-        if closer is None:
-            return result
-        with self._recording(closer, trainer, pl_module, start_hooks) as (second, advance_bar):
-            second.record(advance_bar)
-        return self._read(sweep, (second.lrs, second.values))
+                result = self._read(sweep, first)
+                if self._may_go_on and result.reason.startswith((STILL_IMPROVING, NOTHING_HAPPENED)):
+                    sweep.go_on(self._utmost_lr)
+                    sweep.record(advance_bar)
+                    result = self._read(sweep, first)
+                return sweep, result
 
-    @contextmanager
-    def _recording(
-        self, plan: "LRRangeTest", trainer: Any, pl_module: Any, start_hooks: bool
-    ) -> Iterator[tuple[SweepRecording, Callable[[], object]]]:
-        with (
-            progress_bar(trainer, plan.num_steps) as advance_bar,  # first: the trainer has no bar during a trial
-            trial(trainer, pl_module, self.snapshot_device, start_hooks) as this,
-        ):
-            yield SweepRecording(plan, trainer, this), advance_bar
+        sweep, result = record(self)
+        closer = None if sweep.validates else self._closer(result)
+        return result if closer is None else record(closer, result)[1]
 
-    def _closer(self, sweep: SweepRecording, utmost_lr: float) -> "LRRangeTest | None":
+    @property
+    def _may_go_on(self) -> bool:
+        return self.mode == "exponential" and self.stop_factor is not None
+
+    @property
+    def _utmost_lr(self) -> float:
+        return _UTMOST_LR if self.max_lr == _USUAL_MAX_LR else self.max_lr
+
+    def _closer(self, first: RangeTestResult) -> "LRRangeTest | None":
         """A test like this one over the part of the curve that is worth a closer look; ``None`` if there is none."""
-        if not self.closer_look or self.mode == "linear" or self.stop_factor is None or sweep.validates:
+        if not self.closer_look or not self._may_go_on:
             return None
-        part = closer_range(sweep.lrs, sweep.values, self.monitor_mode)
+        part = closer_range(first.lrs, first.values, self.monitor_mode)
         if part is None:
             return None
         closer = copy.copy(self)
-        closer.min_lr, closer.max_lr = max(self.min_lr, part.base_lr), min(utmost_lr, part.max_lr)
-        closer.num_steps = _CLOSER_STEPS * self.num_steps
+        closer.min_lr, closer.max_lr = max(self.min_lr, part.base_lr), min(self._utmost_lr, part.max_lr)
+        closer.num_steps = max(self.num_steps, min(_CLOSER_STEPS * self.num_steps, _MOST_CLOSER_STEPS))
         return closer
 
-    def _read(self, sweep: SweepRecording, closer: tuple[list[float], list[float]] | None = None) -> RangeTestResult:
-        names = {"monitor": self.monitor or "train loss", "monitor_mode": self.monitor_mode, "mode": self.mode}
-        return RangeTestResult.read(sweep.lrs, sweep.values, closer, **names)
+    def _read(self, sweep: SweepRecording, first: RangeTestResult | None) -> RangeTestResult:
+        closer = None if first is None else (sweep.lrs, sweep.values)
+        curve = first or sweep
+        return RangeTestResult.read(
+            curve.lrs,
+            curve.values,
+            closer,
+            monitor=self.monitor or "train loss",
+            monitor_mode=self.monitor_mode,
+            mode=self.mode,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The result as plain numbers."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_clr.bounds import LRBounds
-from lightning_clr.curve import find_bounds, finite_part, smooth
+from lightning_clr.curve import find_bounds, find_plateau, finite_part, smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +69,11 @@ class RangeTestResult:
     def smoothed(self) -> list[float]:
         """The finite part of the curve without its noise and without lag, at most ``[n]``."""
         return smooth(finite_part(self.values))
+
+    @property
+    def plateau(self) -> tuple[float, float] | None:
+        """The learning rates between which the curve stays at its best; ``None`` if it never improves."""
+        return find_plateau(self.lrs, self.values, self.monitor_mode, self.mode)
 
     def summary(self) -> str:
         """The outcome in one line."""

@@ -4,6 +4,7 @@ import math
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,8 +22,8 @@ class ScheduleLR(LRScheduler):
     groups that use it: ``momentum`` above zero, or ``betas[0]`` above zero (beta2 is never touched).
 
     Resuming continues at the checkpoint's position, with the checkpoint's bounds. If training has become longer or
-    shorter, the position on the schedule of the *new* length counts, and a warning tells the old and the new learning
-    rate.
+    shorter, also by another number of devices, the position on the schedule of the *new* length counts, and one warning
+    tells the old and the new learning rate.
 
     Args:
         optimizer: The optimizer to drive.
@@ -134,7 +135,8 @@ class ScheduleLR(LRScheduler):
         self.bounds = LRBounds(state_dict["base_lr"], state_dict["max_lr"])
         self.ratios = list(state_dict["ratios"])
         self.apply()
-        if state_dict["total_steps"] not in (None, self.total_steps) and self.schedule.needs_total_steps:
+        changed = self.schedule.needs_total_steps and state_dict["total_steps"] not in (None, self.total_steps)
+        if changed and _speaks_for_all_ranks():
             planned = self.schedule.lr(self.last_epoch, state_dict["total_steps"], self.bounds)
             warnings.warn(
                 f"The checkpoint was made for {state_dict['total_steps']} optimizer steps, training now has"
@@ -155,6 +157,11 @@ class ScheduleLR(LRScheduler):
 def refilled(old: float | Tensor, value: float | Tensor) -> float | Tensor:
     """``value``, in place of ``old`` if that is a tensor: compiled graphs and captured steps hold on to it."""
     return old.fill_(value) if isinstance(old, Tensor) else value
+
+
+def _speaks_for_all_ranks() -> bool:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not distributed or torch.distributed.get_rank() == 0
 
 
 def _set_momentum(group: dict[str, Any], momentum: float) -> None:

@@ -112,12 +112,19 @@ class Snapshot:
             )
         if value.is_inference() or (value.requires_grad and not value.is_leaf):
             return  # cannot be written in place; whoever holds it is given the same object back
-        shard = local_shard(value)
-        copy = shard.clone() if self.device is None else shard.to(self.device, copy=True)
+        copy = None if _is_under_parameters(value) else self._copy(local_shard(value))
         attributes = {name: getattr(value, name) for name in _TENSOR_ATTRIBUTES if hasattr(value, name)}
         self._undo.append(functools.partial(_put_back_tensor, value, copy, value.requires_grad, attributes))
         for attribute in attributes.values():
             self.add(attribute)
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        return tensor.clone() if self.device is None else tensor.to(self.device, copy=True)
+
+
+def _is_under_parameters(value: Any) -> bool:
+    """Whether this is a flat parameter of FSDP whose memory is that of the module's own, which are remembered."""
+    return getattr(value, "_is_flat_param", False) and value._params is not None
 
 
 def local_shard(tensor: Tensor) -> Tensor:
@@ -313,13 +320,15 @@ def _put_back_array(array: Any, copy: Any) -> None:
     array[...] = copy
 
 
-def _put_back_tensor(tensor: Tensor, copy: Tensor, requires_grad: bool, attributes: dict[str, Any]) -> None:
+def _put_back_tensor(tensor: Tensor, copy: Tensor | None, requires_grad: bool, attributes: dict[str, Any]) -> None:
     if not tensor.is_leaf:  # written in place under autograd
         tensor.detach_()
     tensor.requires_grad_(requires_grad)
     for name, value in attributes.items():
         if getattr(tensor, name) is not value:
             setattr(tensor, name, value)
+    if copy is None:
+        return
     shard = local_shard(tensor)
     if shard.shape == copy.shape and not _is_expanded(shard):
         shard.copy_(copy)

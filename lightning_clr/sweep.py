@@ -100,7 +100,7 @@ class SweepRecording:
     def go_on(self, max_lr: float) -> None:
         """Let the learning rate rise further, by the same factor at each step, up to ``max_lr``."""
         factor = (self.plan.max_lr / self.plan.min_lr) ** (1 / (self.plan.num_steps - 1))
-        more = math.floor(math.log(max_lr / self.plan.max_lr, factor))
+        more = max(0, math.floor(math.log(max_lr / self.plan.max_lr, factor)))
         self.num_steps += more
         for sweep in self.sweeps:
             sweep.total_steps = self.num_steps
@@ -112,8 +112,8 @@ class SweepRecording:
         self._diverged = self._has_diverged()
 
     def _over_ranks(self, value: Tensor) -> float:
-        """The mean over ranks: one number, so one decision."""
-        return float(self.trainer.strategy.reduce(value.clone(), reduce_op="mean"))
+        """The plain mean over ranks, whatever their batch sizes, as with gradients: one number, so one decision."""
+        return float(self.trainer.strategy.all_gather(value).mean())  # `reduce` would make it two collectives
 
     def _monitored(self, loss: Tensor | None) -> Tensor | None:
         """The value of the batch just run; ``None`` without one, a placeholder if validation is what counts."""

@@ -189,8 +189,9 @@ def signals_held(trainer: Any) -> Iterator[None]:
         waiting.add(signum)
 
     environment = trainer._accelerator_connector.cluster_environment
-    held: dict[int, Any] = {signal.SIGUSR1: wait, signal.SIGUSR2: wait}
-    held[getattr(environment, "requeue_signal", None) or signal.SIGUSR1] = wait
+    users = [getattr(signal, name, None) for name in ("SIGUSR1", "SIGUSR2")]  # which Windows does not have
+    requeue = getattr(environment, "requeue_signal", None)
+    held: dict[int, Any] = {signum: wait for signum in (*users, requeue) if signum is not None}
     held[signal.SIGTERM] = functools.partial(_note_sigterm, trainer)
     in_main_thread = threading.current_thread() is threading.main_thread()  # others may not set handlers
     before = {signum: handler for signum in held if callable(handler := signal.getsignal(signum)) and in_main_thread}

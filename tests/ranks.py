@@ -1,25 +1,34 @@
-"""Run by every rank of test_distributed.py: trains untested and tested, and writes down both traces.
+"""Run by every rank of a test: makes the experiments that are named, and writes down what each has found.
 
-Usage: python ranks.py STRATEGY DEVICES FOLDER
+Usage: python ranks.py "EXPERIMENT, EXPERIMENT" DEVICES FOLDER
 """
 
+import collections
 import json
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import exactness
 import torch
-from exactness import AfterTrial, Case, WithoutTrial, run
+from exactness import AfterTrial, Case, WithoutTrial, Witness, run
 from models import Scheduled, loader, quiet_trainer
-from pytorch_lightning import seed_everything
+from pytorch_lightning import Callback, LightningModule, seed_everything
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
 
+import lightning_clr.snapshot
+import lightning_clr.trial
 from lightning_clr import LRRangeTest
+from lightning_clr.snapshot import Snapshot
+
+SWEEP = {"min_lr": 1e-4, "max_lr": 1.0, "num_steps": 14, "stop_factor": None}
 
 
 class Dropout(Scheduled):
@@ -38,7 +47,12 @@ class Adam(Dropout):
         return self.with_schedule(torch.optim.Adam(self.parameters(), lr=0.01))
 
 
-class Sharded(Scheduled):
+class WithAdam(Scheduled):
+    def configure_optimizers(self):
+        return self.with_schedule(torch.optim.Adam(self.parameters(), lr=0.01))
+
+
+class Sharded(WithAdam):
     """Tensor parallel, data parallel (FSDP2), or both, as the device mesh has it."""
 
     def configure_model(self):
@@ -47,34 +61,84 @@ class Sharded(Scheduled):
         tensor, data = self.device_mesh["tensor_parallel"], self.device_mesh["data_parallel"]
         if tensor.size() > 1:
             parallelize_module(self, tensor, {"body": ColwiseParallel(), "head": RowwiseParallel()})
-        if data.size() > 1:
+        if data.size() > 1 or tensor.size() == 1:
             for layer in (self.body, self.head, self):
                 fully_shard(layer, mesh=data)
-
-    def configure_optimizers(self):
-        return self.with_schedule(torch.optim.Adam(self.parameters(), lr=0.01))
 
 
 class FSDPOnCPU(FSDPStrategy):
     """FSDP needs a GPU only to be told its device."""
 
     def _setup_model(self, model):
-        self.kwargs["device_id"] = torch.device("cpu")
-        return super()._setup_model(model)
+        return super()._setup_model(FullyShardedDataParallel(model, device_id=torch.device("cpu"), **self.kwargs))
 
 
-def model_parallel(data: int, tensor: int) -> ModelParallelStrategy:
-    return ModelParallelStrategy(data, tensor, process_group_backend="gloo")
+def model_parallel(data: int, tensor: int, **arguments) -> ModelParallelStrategy:
+    return ModelParallelStrategy(data, tensor, process_group_backend="gloo", **arguments)
+
+
+def fsdp(**arguments) -> FSDPStrategy:
+    return FSDPOnCPU(auto_wrap_policy={torch.nn.Linear}, process_group_backend="gloo", **arguments)
 
 
 STRATEGIES = {
-    "ddp": lambda: ("ddp", Dropout),
-    "unused parameters": lambda: ("ddp_find_unused_parameters_true", Adam),
-    "static graph": lambda: (DDPStrategy(static_graph=True, gradient_as_bucket_view=True), Adam),
-    "data parallel shards": lambda: (model_parallel(2, 1), Sharded),
-    "tensor parallel": lambda: (model_parallel(1, 2), Sharded),
-    "2-D parallel": lambda: (model_parallel(2, 2), Sharded),
+    "ddp": lambda: (Dropout, {"strategy": "ddp"}),
+    "bucket views": lambda: (Dropout, {"strategy": DDPStrategy(gradient_as_bucket_view=True)}),
+    "unused parameters": lambda: (
+        Adam,
+        {"strategy": "ddp_find_unused_parameters_true", "accumulate_grad_batches": 4},
+    ),
+    "static graph": lambda: (Adam, {"strategy": DDPStrategy(static_graph=True, gradient_as_bucket_view=True)}),
+    "static graph without views": lambda: (Adam, {"strategy": DDPStrategy(static_graph=True)}),
+    "data parallel shards": lambda: (Sharded, {"strategy": model_parallel(2, 1)}),
+    "tensor parallel": lambda: (Sharded, {"strategy": model_parallel(1, 2)}),
+    "2-D parallel": lambda: (Sharded, {"strategy": model_parallel(2, 2), "accumulate_grad_batches": 2}),
+    "full shards": lambda: (WithAdam, {"strategy": fsdp()}),
+    "full shards on GPUs": lambda: (WithAdam, {"strategy": "fsdp", "accelerator": "gpu"}),
 }
+
+
+@exactness.plain.register
+def _(value: DTensor):
+    return exactness.plain(value.to_local())
+
+
+class Tested(AfterTrial):
+    """Also notes how many steps training made, and how many the schedule was told."""
+
+    def on_train_end(self, trainer, pl_module):
+        self.lengths = [trainer.global_step, pl_module.lr_schedulers().total_steps]
+
+
+def traces(name: str, devices: int) -> dict:
+    """Training untested and tested."""
+    test, found = Tested(**SWEEP), {}
+    for label, callback in (("untested", WithoutTrial(**SWEEP)), ("tested", test)):
+        module, trainer = STRATEGIES[name]()
+        trainer = {"devices": devices, **trainer}
+        found[label] = run(Case(module=module, train=lambda: loader(163, shuffle=True), trainer=trainer), callback)
+    return {**found, "steps": test.ran, "found": test.found[0].state_dict(), "lengths": test.lengths}
+
+
+class WritesDown(Witness):
+    """Leaves its trace in a file, since nothing comes back from a spawned process."""
+
+    def on_train_end(self, trainer, pl_module):
+        super().on_train_end(trainer, pl_module)
+        test = trainer.callbacks[0]
+        steps, found = (test.ran, test.found[0].state_dict()) if isinstance(test, AfterTrial) else (0, None)
+        path = f"{type(test).__name__} {trainer.global_rank}.json"
+        Path(path).write_text(json.dumps({"trace": self.trace, "steps": steps, "found": found}))
+
+
+def spawned(devices: int) -> list:
+    """What each spawned process has written, untested and tested."""
+    for test in (WithoutTrial(**SWEEP), AfterTrial(**SWEEP)):
+        seed_everything(7)
+        trainer = quiet_trainer(strategy="ddp_spawn", devices=devices, max_epochs=2, callbacks=[test, WritesDown()])
+        trainer.fit(Dropout(), loader(163, shuffle=True), loader(32))
+    names = ("WithoutTrial", "AfterTrial")
+    return [[json.loads(Path(f"{name} {rank}.json").read_text()) for name in names] for rank in range(devices)]
 
 
 class NaNOnRankOne(Scheduled):
@@ -95,15 +159,9 @@ class RaisesOnRankOne(Scheduled):
         return super().training_step(batch, batch_idx)
 
 
-@exactness.plain.register
-def _(value: DTensor):
-    return exactness.plain(value.to_local())
-
-
-def trace(name: str, devices: int, test: LRRangeTest) -> list:
-    strategy, module = STRATEGIES[name]()
-    trainer = {"strategy": strategy, "devices": devices}
-    return run(Case(module=module, train=lambda: loader(163, shuffle=True), trainer=trainer), test)
+def raised(devices: int) -> None:
+    trainer = quiet_trainer(strategy="ddp", devices=devices, max_epochs=1, callbacks=[LRRangeTest()])
+    trainer.fit(RaisesOnRankOne(), loader(160))
 
 
 def found_where_one_rank_sees_nan(devices: int) -> list:
@@ -131,20 +189,171 @@ def found_at_a_closer_look(devices: int) -> dict:
     return test.result.state_dict()
 
 
-def main(name, devices, folder):
+class Mean(LightningModule):
+    """Its loss is the mean of its batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        return batch.mean() + self.weight.sum() * 0
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def recorded_of_uneven_batches(devices: int) -> list[float]:
+    """Batches of sixteen ones on rank 0, of two fours on rank 1."""
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    data = DataLoader(torch.full((160,), [1.0, 4.0][rank]), batch_size=[16, 2][rank])
+    test = LRRangeTest(num_steps=20, max_lr=1.0)
+    trainer = quiet_trainer(
+        strategy="ddp", devices=devices, max_steps=2, callbacks=[test], use_distributed_sampler=False
+    )
+    trainer.fit(Mean(), data)
+    return test.result.values
+
+
+class Profiled(LRRangeTest):
+    """Notes the collectives of a sweep, or of training."""
+
+    def run(self, trainer, pl_module):
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as self.profile:
+            return super().run(trainer, pl_module)
+
+
+def collectives(steps: int, devices: int, swept: bool) -> collections.Counter:
+    """Name and shape of all that goes between the ranks in a sweep, or in training, of so many steps."""
+    test = Profiled(**{**SWEEP, "num_steps": steps}, closer_look=False)
+    strategy = {"strategy": "ddp", "devices": devices}
+    trainer = quiet_trainer(**strategy, max_steps=2 if swept else steps, callbacks=[test] if swept else [])
+    if swept:
+        trainer.fit(Scheduled(), loader(160))
+    else:
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as test.profile:
+            trainer.fit(Scheduled(), loader(160))
+    events = [event for event in test.profile.events() if event.name.startswith("gloo:")]
+    return collections.Counter(f"{event.name} {event.input_shapes}" for event in events)
+
+
+def more_collectives_than_in_training(devices: int) -> dict:
+    """What ten steps of a sweep send beyond what ten steps of training send, and the other way round."""
+    swept = collectives(20, devices, True) - collectives(10, devices, True)
+    trained = collectives(20, devices, False) - collectives(10, devices, False)
+    return {"more": swept - trained, "less": trained - swept}
+
+
+HELD: list[int] = []
+
+
+class Weighed(Snapshot):
+    """Counts the bytes of the tensors that it holds."""
+
+    def __exit__(self, *error):
+        copies = [
+            undo.args[1]
+            for undo in self._undo
+            if getattr(undo, "func", None) is lightning_clr.snapshot._put_back_tensor
+        ]
+        HELD.append(sum(copy.nbytes for copy in copies if copy is not None))
+        super().__exit__(*error)
+
+
+def bytes_held(devices: int) -> list[int]:
+    """By a snapshot before the first step: of sharded weights, twice, and of replicated ones, all with Adam."""
+    lightning_clr.trial.Snapshot = Weighed
+    for module, strategy in ((Sharded, model_parallel(devices, 1)), (WithAdam, fsdp()), (WithAdam, "ddp")):
+        trainer = quiet_trainer(strategy=strategy, devices=devices, max_steps=2, callbacks=[LRRangeTest(**SWEEP)])
+        trainer.fit(module(), loader(128))
+    lightning_clr.trial.Snapshot = Snapshot
+    return HELD
+
+
+def whole(value):
+    """All shards of a tensor."""
+    return (value.full_tensor() if isinstance(value, DTensor) else value).detach()
+
+
+class OneEpoch(Callback):
+    """Ends training after an epoch and saves it; notes learning rates, and what was restored and saved."""
+
+    def __init__(self, path: Path):
+        self.path, self.lrs, self.noted = path, {}, []
+
+    def on_train_start(self, trainer, pl_module):
+        self.note(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.lrs[trainer.global_step] = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = True
+
+    def on_train_end(self, trainer, pl_module):
+        self.note(trainer, pl_module)
+        trainer.save_checkpoint(self.path)
+
+    def note(self, trainer, pl_module):
+        (optimizer,), model = trainer.optimizers, trainer.strategy.model
+        if isinstance(model, FullyShardedDataParallel):
+            with model.summon_full_params(model, writeback=False):
+                weights, moments = [whole(weight).clone() for weight in pl_module.parameters()], None
+        else:
+            weights = [whole(weight) for weight in pl_module.parameters()]
+            moments = [whole(state["exp_avg"]) for state in optimizer.state.values()]
+        self.noted.append(exactness.digest([weights, moments, pl_module.lr_bounds.max_lr]))
+
+
+CHECKPOINTS = {
+    "replicated": lambda devices: (WithAdam, "ddp"),
+    "sharded": lambda devices: (Sharded, model_parallel(devices, 1, save_distributed_checkpoint=True)),
+    "full shards in shards": lambda devices: (WithAdam, fsdp(state_dict_type="sharded")),
+    "consolidated": lambda devices: (Sharded, model_parallel(devices, 1, save_distributed_checkpoint=False)),
+}
+EARLIER = {2: None, 1: 2, 4: 1}
+"""The number of ranks before: two start, one goes on, then four."""
+
+
+def one_epoch_of_eight(kind: str, devices: int) -> dict:
+    """Go on from the checkpoint of another number of ranks, for an epoch of 128 samples."""
+    seed_everything(3)
+    module, strategy = CHECKPOINTS[kind](devices)
+    folder = Path.cwd().parent.parent
+    epoch, test = OneEpoch(folder / f"{kind} {devices}"), LRRangeTest(num_steps=40, closer_look=False)
+    trainer = quiet_trainer(strategy=strategy, devices=devices, max_epochs=8, callbacks=[test, epoch])
+    earlier = EARLIER[devices] and folder / f"{kind} {EARLIER[devices]}"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer.fit(module(), loader(128, batch_size=8), ckpt_path=earlier)
+    return {
+        "lrs": list(epoch.lrs.items()),
+        "restored": epoch.noted[0],
+        "saved": epoch.noted[1],
+        "found": test.result.state_dict(),
+        "told": [str(warning.message) for warning in told if "made for" in str(warning.message)],
+        "is a folder": epoch.path.is_dir(),
+    }
+
+
+EXPERIMENTS = {
+    **{name: partial(traces, name) for name in STRATEGIES},
+    **{name: partial(one_epoch_of_eight, name) for name in CHECKPOINTS},
+    "spawned": spawned,
+    "one rank raises": raised,
+    "one rank sees nan": found_where_one_rank_sees_nan,
+    "closer look": found_at_a_closer_look,
+    "uneven batches": recorded_of_uneven_batches,
+    "collectives": more_collectives_than_in_training,
+    "bytes": bytes_held,
+}
+
+
+def main(names, devices, folder):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if name == "one rank raises":
-        trainer = quiet_trainer(strategy="ddp", devices=int(devices), max_epochs=1, callbacks=[LRRangeTest()])
-        trainer.fit(RaisesOnRankOne(), loader(160))
-    sweep = {"min_lr": 1e-4, "max_lr": 1.0, "num_steps": 14, "stop_factor": None}
-    found = {"untested": trace(name, int(devices), WithoutTrial(**sweep))}
-    test = AfterTrial(**sweep)
-    found |= {"tested": trace(name, int(devices), test), "steps": test.ran}
-    if name == "ddp":
-        found["nan"] = found_where_one_rank_sees_nan(int(devices))
-        found["closer"] = found_at_a_closer_look(int(devices))
-    Path(folder, f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(found))
+    found = {name: EXPERIMENTS[name](int(devices)) for name in names.split(", ")}
+    Path(folder, f"{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

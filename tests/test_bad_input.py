@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from models import Plain, Scheduled, blobs, loader, quiet_trainer
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader
 
 from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, ScheduleLR, Sweep, lr_range_test
@@ -247,10 +248,14 @@ def sgd_at_zero(parameters):
     return torch.optim.SGD(parameters, lr=0.0)
 
 
-def fit(module, val_loader=None, **arguments):
+def fit(module, val_loader=None, strategy="auto", **arguments):
     """Training that begins with a short range test."""
     test = LRRangeTest(num_steps=20, **arguments)
-    quiet_trainer(max_epochs=1, callbacks=[test]).fit(module, loader(), val_loader)
+    quiet_trainer(max_epochs=1, callbacks=[test], strategy=strategy).fit(module, loader(), val_loader)
+
+
+class DeepSpeedStrategy(SingleDeviceStrategy):
+    """Lightning's own needs a GPU to be made, and is known by its name."""
 
 
 REFUSED_AT_FIT = {
@@ -316,6 +321,12 @@ REFUSED_AT_FIT = {
         lambda module: lr_range_test(quiet_trainer(max_epochs=1, limit_train_batches=0), module, loader()),
         ValueError,
         r"could not start: the trainer has nothing to train on \(check `limit_train_batches`",
+    ),
+    "DeepSpeed": (
+        Plain,
+        lambda module: fit(module, strategy=DeepSpeedStrategy("cpu")),
+        ValueError,
+        r"DeepSpeed keeps weights .* where a range test cannot restore them\. Run the test with another strategy, and",
     ),
     "stream as validation data": (
         Plain,

@@ -2,59 +2,130 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from processes import free_port, run_together
 
 RANKS = Path(__file__).with_name("ranks.py")
+needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 
-def launch(strategy: str, devices: int, folder: Path) -> subprocess.CompletedProcess:
+def launch(experiments: str, devices: int, folder: Path) -> subprocess.CompletedProcess:
     """Run the ranks in an empty folder; more than two hundred seconds are taken for a hang."""
-    (folder / "run").mkdir()
-    environment = {**os.environ, "MASTER_PORT": free_port(), "PYTHONPATH": str(RANKS.parent)}
-    command = [sys.executable, str(RANKS), strategy, str(devices), str(folder)]
+    (folder / "run").mkdir(parents=True)
+    path = os.pathsep.join([str(RANKS.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "MASTER_PORT": free_port(), "PYTHONPATH": path}
+    command = [sys.executable, str(RANKS), experiments, str(devices), str(folder)]
     (done,) = run_together([{"args": command, "cwd": folder / "run", "env": environment}], seconds=200)
     return done
 
 
-def train(strategy: str, devices: int, folder: Path) -> list[dict]:
+def train(experiments: str, devices: int, folder: Path) -> list[dict]:
     """What each rank has written down."""
-    done = launch(strategy, devices, folder)
+    done = launch(experiments, devices, folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(devices)]
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
 @pytest.mark.parametrize(
-    ("strategy", "devices"),
+    ("strategies", "devices"),
     [
-        ("ddp", 2),
-        ("ddp", 3),
-        ("unused parameters", 2),
-        ("static graph", 3),
-        ("data parallel shards", 2),
-        ("tensor parallel", 2),
-        ("2-D parallel", 4),
+        ({"ddp": 12, "bucket views": 12, "unused parameters": 4}, 2),
+        ({"data parallel shards": 12, "tensor parallel": 22, "full shards": 12}, 2),
+        ({"ddp": 8, "static graph": 8, "static graph without views": 8}, 3),
+        ({"ddp": 6, "unused parameters": 2, "2-D parallel": 6}, 4),
+        pytest.param({"full shards on GPUs": 12}, 2, marks=needs_two_gpus),
     ],
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
 )
-def test_every_rank_trains_as_if_untested(strategy, devices, tmp_path):
-    """Weights, batches, random numbers and states of every rank are bit-identical to those of an untested run."""
-    for rank in train(strategy, devices, tmp_path):
-        assert rank["steps"] == 14
-        assert rank["tested"] == rank["untested"]
-        if strategy == "ddp":
-            result, _ = rank["nan"]
-            assert 0.1 < result["lrs"][-1] < 0.14, "NaN on one rank ends the sweep"
+def test_every_rank_trains_as_if_untested(strategies, devices, tmp_path):
+    """Weights, batches, random numbers and states are bit-identical; schedules are as long as training."""
+    ranks = train(", ".join(strategies), devices, tmp_path)
+
+    assert len(ranks) == devices
+    for name, length in strategies.items():
+        for rank in ranks:
+            assert rank[name]["steps"] == 14
+            assert rank[name]["tested"] == rank[name]["untested"], name
+            assert rank[name]["found"] == ranks[0][name]["found"], "one answer"
+            assert rank[name]["lengths"] == [length, length], "of training and of the schedule"
 
 
-def test_all_ranks_find_the_same_where_one_alone_sees_nan(tmp_path):
-    found = [json.dumps(rank["nan"]) for rank in train("ddp", 2, tmp_path)]
+def test_spawned_ranks_train_as_if_untested(tmp_path):
+    """They hand nothing back, but leave their traces in files."""
+    (parent,) = train("spawned", 2, tmp_path)
 
-    assert len(found) == 2
-    assert len(set(found)) == 1
+    for untested, tested in parent["spawned"]:
+        assert tested["steps"] == 14
+        assert tested["trace"] == untested["trace"]
+        assert tested["found"] == parent["spawned"][0][1]["found"], "one answer"
+
+
+def test_all_ranks_find_the_same(tmp_path):
+    """Also where one alone sees NaN, where they look closer, and where their batches differ in size."""
+    experiments = "one rank sees nan, closer look, uneven batches, collectives"
+    first, second = train(experiments, 2, tmp_path)
+
+    assert json.dumps(first) == json.dumps(second)
+    result, _ = first["one rank sees nan"]
+    assert 0.1 < result["lrs"][-1] < 0.14, "NaN on one rank ends the sweep"
+    assert first["uneven batches"] == [2.5] * 20, "the plain mean over ranks"
+    assert first["collectives"] == {"more": {"gloo:all_gather [[]]": 10}, "less": {}}, "one number a step"
+
+
+WARNING = (
+    "The checkpoint was made for {} optimizer steps, training now has {}: the schedule continues at step {} of the new"
+    " length, with lr 0.x instead of 0.x."
+)
+
+
+def told(ranks: list[dict]) -> list[str]:
+    """All that they have warned of, without the digits of learning rates."""
+    return [re.sub(r"0\.\d+", "0.x", message) for rank in ranks for message in rank["told"]]
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory):
+    """What two ranks have found, one that goes on from their checkpoints, and four that go on from that one's."""
+    folder = tmp_path_factory.mktemp("sizes")
+    return [
+        train("replicated, sharded, full shards in shards, consolidated, bytes", ranks, folder / str(ranks))
+        for ranks in (2, 1, 4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_folder"),
+    [("replicated", False), ("sharded", True), ("full shards in shards", True), ("consolidated", False)],
+)
+def test_training_goes_on_with_another_number_of_ranks(kind, is_folder, sizes):
+    """Step, bounds, weights and moments are the checkpoint's, the length is the new one, and one warning tells."""
+    two, one, four = [[rank[kind] for rank in ranks] for ranks in sizes]
+
+    assert {rank["restored"] for rank in one} == {two[0]["saved"]}
+    assert {rank["restored"] for rank in four} == {one[0]["saved"]}
+    assert all(rank["found"] == two[0]["found"] for rank in one + four)
+    assert [step for rank in one for step, _ in rank["lrs"]] == [*range(8, 24)]
+    assert [step for rank in four for step, _ in rank["lrs"]] == [*range(24, 28)] * 4
+    assert all(rank["lrs"] == four[0]["lrs"] for rank in four)
+    assert told(one) == [WARNING.format(64, 128, 8)]
+    assert told(four) == [WARNING.format(128, 32, 24)]
+    assert two[0]["is a folder"] == is_folder
+
+
+def test_snapshot_holds_the_local_shard(sizes):
+    """Before the first step: a copy of the rank's own weights, 780 bytes in all, and no optimizer state."""
+    fully_shard, fsdp, replicated = ([[rank["bytes"][kind] for rank in ranks] for ranks in sizes] for kind in range(3))
+
+    assert fully_shard == [[424, 356], [780], [212, 212, 212, 144]]
+    assert [sum(held) for held in fsdp] == [780, 780, 780]
+    assert max(fsdp[0]) < 500
+    assert replicated == [[780, 780], [780], [780, 780, 780, 780]]
 
 
 def test_error_of_one_rank_ends_all(tmp_path):

@@ -1,6 +1,7 @@
 """What the range test records and finds, against known answers."""
 
 import math
+import random
 import warnings
 
 import pytest
@@ -275,6 +276,10 @@ def test_sweep_ends_where_the_user_says():
     assert "still improving" in own.reason
 
 
+LRS = [10 ** (step / 10 - 5) for step in range(60)]
+DROWNED = [2 + random.Random(step).gauss(0, 0.1) for step in range(60)]
+
+
 class Noisy(Plain):
     """Its loss is drowned by noise that training does not see."""
 
@@ -295,6 +300,12 @@ def test_noisy_curve_gets_a_closer_look():
     assert result.bounds is not None
     assert f"({len(result.lrs)} + {len(result.closer_lrs)} steps, train loss)" in result.summary()
     assert RangeTestResult.from_state_dict(test.state_dict()["result"]) == result
+
+
+@pytest.mark.parametrize(("first", "second"), [(50, 200), (100, 400), (200, 400), (410, 410)])
+def test_second_sweep_has_four_hundred_steps_at_most_unless_the_first_has_more(first, second):
+    """Four times as many as the first before that."""
+    assert LRRangeTest(num_steps=first)._closer(RangeTestResult(LRS, DROWNED)).num_steps == second
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,15 @@ def test_summary_is_one_line(name):
     assert RESULTS[name].summary() == SUMMARIES[name]
 
 
+def test_plateau_is_an_interval_around_the_best():
+    """In a bowl it holds the best point, and a flat curve has none."""
+    low, high = FOUND.plateau
+
+    assert low < LRS[min(range(60), key=BOWL.__getitem__)] < high
+    assert INCONCLUSIVE.plateau is None
+    assert HOPELESS.plateau is None
+
+
 def test_smoothed_curve_keeps_a_constant_and_ends_before_nan():
     """No lag, no bias, no infection by the value that ended the sweep."""
     assert INCONCLUSIVE.smoothed == pytest.approx([2.0] * 60)

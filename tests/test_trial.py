@@ -15,6 +15,7 @@ from exactness import STEPS, AfterTrial, Case, MishapError, WithoutTrial, run
 from models import Plain, Scheduled, blobs, loader
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import (
+    BaseFinetuning,
     EarlyStopping,
     GradientAccumulationScheduler,
     ModelCheckpoint,
@@ -121,6 +122,24 @@ def several_loaders():
         module=OnPairs,
         train=lambda: CombinedLoader({"a": loader(160, shuffle=True), "b": loader(96, shuffle=True)}, "max_size_cycle"),
     )
+
+
+class OnWhatComes(Plain):
+    def training_step(self, batch, batch_idx):
+        return sum(self.loss(part) for part in batch.values() if part is not None)
+
+
+@scenario
+def several_loaders_until_the_last_ends():
+    loaders = {"a": partial(loader, 160, shuffle=True), "b": partial(loader, 96, shuffle=True)}
+    return Case(
+        module=OnWhatComes, train=lambda: CombinedLoader({k: make() for k, make in loaders.items()}, "max_size")
+    )
+
+
+@scenario
+def several_loaders_in_a_dictionary():
+    return Case(module=OnPairs, train=lambda: {"a": loader(160, shuffle=True), "b": loader(96, shuffle=True)})
 
 
 class OnPairs(Plain):
@@ -630,6 +649,39 @@ def optimizer_step_override():
     return Case(module=WarmsUp)
 
 
+class ClipsByHand(Plain):
+    """Clips the body alone."""
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        nn.utils.clip_grad_norm_(self.body.parameters(), gradient_clip_val)
+
+
+@scenario
+def gradient_clipping_override():
+    return Case(module=ClipsByHand, trainer={"gradient_clip_val": 0.1})
+
+
+class Thaws(BaseFinetuning):
+    """Trains the head alone, then adds a group for the body."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.body)
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.body, optimizer, initial_denom_lr=10)
+
+
+def trainable(module):
+    weights = filter(lambda weight: weight.requires_grad, module.parameters())
+    return module.with_schedule(torch.optim.SGD(weights, lr=0.1, momentum=0.9))
+
+
+@scenario
+def finetuning():
+    return Case(module=optimized(trainable, Scheduled), callbacks=lambda: [Thaws()])
+
+
 class Adversarial(Plain):
     """Manual optimization, two optimizers with a scheduler each, toggled."""
 
@@ -768,6 +820,30 @@ def test_training_is_bit_identical(make, ending, tmp_path, monkeypatch):
     assert actual == expected
     if test.trials == 2:
         assert test.found[0].values == test.found[1].values
+
+
+def held_on(snapshot: Snapshot) -> set[str]:
+    """The devices of the copies of parameters."""
+    return {undo.args[1].device.type for undo in snapshot._undo if undo.func is lightning_clr.snapshot._put_back_tensor}
+
+
+def test_copies_are_kept_on_the_device_asked_for():
+    """Here on one that stores nothing."""
+    snapshot = Snapshot("meta")
+    snapshot.add(Plain())
+
+    assert held_on(snapshot) == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_copies_of_a_gpu_may_be_kept_on_the_host():
+    """By default they are beside the originals."""
+    beside, host = Snapshot(), Snapshot("cpu")
+    beside.add(module := Plain().cuda())
+    host.add(module)
+
+    assert held_on(beside) == {"cuda"}
+    assert held_on(host) == {"cpu"}
 
 
 def nothing(*_, **__):

@@ -24,7 +24,11 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     tasks = [task for task in TASKS if task.name in QUICK] if options.quick else TASKS
-    found = {task.name: _found(task, options.steps, options.peers) for task in tasks if task.split in options.splits}
+    found = {}
+    for task in tasks:
+        if task.split in options.splits:
+            found[task.name] = _found(task, options.steps, options.peers)
+            options.output.write_text(json.dumps(found, indent=1))
     rows = [row for split in options.splits for row in _rows([t for t in tasks if t.split == split], found)]
     lines = [
         "| finder | split | mean regret | worst | worst task | declined | steps |",
@@ -32,7 +36,6 @@ def main() -> None:
     ]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     sys.stdout.write("\n".join(lines) + "\n")
-    options.output.write_text(json.dumps(found, indent=1))
 
 
 def _found(task: Task, steps: list[int], peers: bool) -> dict[str, list[dict[str, Any]]]:
@@ -71,7 +74,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the two smallest tasks, within half a minute")
     parser.add_argument("--steps", type=int, nargs="+", default=[100], help="lengths of our range test")
-    parser.add_argument("--splits", nargs="+", default=["dev", "val"], choices=["dev", "val"])
+    parser.add_argument("--splits", nargs="+", default=["dev", "val", "test"], choices=["dev", "val", "test"])
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="only this package")
     parser.add_argument("--output", type=Path, default=Path("bounds.json"), help="where the numbers go")
     return parser.parse_args()

@@ -24,7 +24,8 @@ from lightning_clr import CLRMixin, RangeTestResult, lr_range_test
 Array = NDArray[np.float64]
 Finder = Callable[[Task, int, int], float | None]
 
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+for _name in ("pytorch_lightning", "lightning.pytorch"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 FIRST, LAST = 1e-7, 10.0  # of the sweeps of the packages that have no default, as in their examples
 
