@@ -230,7 +230,7 @@ class _Sweep:
         first, last = max(0, self.best - math.ceil(2 * width)), self.best + math.ceil(2 * width) + 1
         pairs = zip(self.losses[first:last], self.curve[first:last], strict=True)
         variance = statistics.fmean((min(loss, self.cap) - level) ** 2 for loss, level in pairs)
-        return _RAGGED * math.sqrt(variance / (2 * math.sqrt(math.pi) * width))
+        return _RAGGED * math.sqrt(variance / _averaged(width))
 
     def valley(self) -> tuple[LRBounds | None, str]:
         """The bounds of a curve that has improved."""
@@ -299,8 +299,12 @@ def _doubt(losses: Sequence[float], width: float, start: int) -> float:
     half = losses[: max(FEWEST_POINTS, len(losses) // 2)]
     jumps = [abs(after - before) for before, after in itertools.pairwise(half)]
     noise = 1.4826 * statistics.median(jumps) / math.sqrt(2)
-    averaged = 2 * math.sqrt(math.pi) * width  # values that a Gaussian of this width averages
-    return 3 * noise * math.sqrt(1 / averaged + math.pi / 2 / start)
+    return 3 * noise * math.sqrt(1 / _averaged(width) + math.pi / 2 / start)
+
+
+def _averaged(width: float) -> float:
+    """How many values a Gaussian of this standard deviation averages."""
+    return 2 * math.sqrt(math.pi) * width
 
 
 def _onset(sweeps: Iterable[_Sweep]) -> float | None:
