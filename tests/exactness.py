@@ -22,6 +22,7 @@ from lightning_clr.snapshot import rng_state
 
 STEPS = 14
 """Length of the range tests here; longer than an epoch in most cases."""
+SWEEP = {"min_lr": 1e-4, "max_lr": 1.0, "num_steps": STEPS, "stop_factor": None}
 
 
 @dataclass
@@ -259,4 +260,4 @@ def _files(folder: Path) -> list[tuple[str, str]]:
     return found
 
 
-__all__ = ["STEPS", "AfterTrial", "Case", "Fault", "MishapError", "Trainer", "WithoutTrial", "run"]
+__all__ = ["STEPS", "SWEEP", "AfterTrial", "Case", "Fault", "MishapError", "Trainer", "WithoutTrial", "run"]

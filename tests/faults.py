@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from exactness import digest
+from exactness import SWEEP, digest
 from models import Scheduled, blobs, loader, quiet_trainer
 from pytorch_lightning import Callback, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_clr import LRBounds, LRRangeTest, RangeTestResult
 
-SWEEP = {"min_lr": 1e-4, "max_lr": 1.0, "num_steps": 14, "stop_factor": None}
 RANK = int(os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
 BATCHES = 5 if RANK else 9
 """Of a stream, which ends earlier on one rank than on the other."""

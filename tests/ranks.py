@@ -13,7 +13,7 @@ from pathlib import Path
 
 import exactness
 import torch
-from exactness import AfterTrial, Case, WithoutTrial, Witness, run
+from exactness import SWEEP, AfterTrial, Case, WithoutTrial, Witness, run
 from models import Scheduled, loader, quiet_trainer
 from pytorch_lightning import Callback, LightningModule, seed_everything
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
@@ -28,8 +28,6 @@ import lightning_clr.trial
 from lightning_clr import LRRangeTest
 from lightning_clr.snapshot import Snapshot
 
-SWEEP = {"min_lr": 1e-4, "max_lr": 1.0, "num_steps": 14, "stop_factor": None}
-
 
 class Dropout(Scheduled):
     """Random numbers and running statistics that differ from rank to rank."""
@@ -42,14 +40,13 @@ class Dropout(Scheduled):
         return self.head(torch.nn.functional.dropout(self.norm(self.body(x)), 0.2, self.training))
 
 
-class Adam(Dropout):
-    def configure_optimizers(self):
-        return self.with_schedule(torch.optim.Adam(self.parameters(), lr=0.01))
-
-
 class WithAdam(Scheduled):
     def configure_optimizers(self):
         return self.with_schedule(torch.optim.Adam(self.parameters(), lr=0.01))
+
+
+class Adam(WithAdam, Dropout):
+    """Both."""
 
 
 class Sharded(WithAdam):

@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torchmetrics
-from exactness import STEPS, AfterTrial, Case, MishapError, WithoutTrial, run
+from exactness import SWEEP, AfterTrial, Case, MishapError, WithoutTrial, run
 from models import Plain, Scheduled, blobs, loader
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import (
@@ -796,7 +796,7 @@ def trace(make: Callable[[], Case], test: type[LightningModule], folder, monkeyp
     case = make()
     for name, value in case.trainer.items():
         case.trainer[name] = value() if callable(value) else value
-    callback = test(min_lr=1e-4, max_lr=1.0, num_steps=STEPS, stop_factor=None, **case.test)
+    callback = test(**SWEEP, **case.test)
     return run(case, callback), callback
 
 
