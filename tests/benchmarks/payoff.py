@@ -10,6 +10,7 @@ For each task, with the bounds that a default ``LRRangeTest()`` finds, means ove
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from finders import range_test
-from runs import GRID, SEEDS, Truth, train
+from runs import SEEDS, Truth, train
 from tasks import TASKS, Task
 
 from lightning_clr import Cyclic, OneCycle
@@ -33,16 +34,14 @@ def main() -> None:
     torch.set_num_threads(1)
     tasks = [task for task in TASKS if not options.quick or task.name in QUICK]
     found = {task.name: _payoff(task) for task in tasks}
-    columns = ("best constant", "torch's default", "Cyclic loses", "constant loses")
-    lines = [f"| task | steps | {' | '.join(columns)} |", "|---|---|---|---|---|---|"]
-    for task in tasks:
-        row = found[task.name]
-        reached = [_part(row[name]) for name in columns[:2]]
-        lost = [f"{row[name]:.3f}" for name in columns[2:]]
-        lines.append(f"| {task.name} | {task.steps} | {' | '.join([*reached, *lost])} |")
-    reached = [_part(statistics.median(row[name] or 2.0 for row in found.values())) for name in columns[:2]]
-    lost = [f"{statistics.fmean(row[name] for row in found.values()):.3f}" for name in columns[2:]]
-    lines.append(f"| **median, mean** | | {' | '.join([*reached, *lost])} |")
+    reached, lost = ("best constant", "torch's default"), ("Cyclic loses", "constant loses")
+    summary = {name: statistics.median(row[name] or math.inf for row in found.values()) for name in reached}
+    summary |= {name: statistics.fmean(row[name] for row in found.values()) for name in lost}
+    rows = [(f"{task.name} | {task.steps}", found[task.name]) for task in tasks]
+    lines = [f"| task | steps | {' | '.join(reached + lost)} |", "|---|---|---|---|---|---|"]
+    for label, row in [*rows, ("**median, mean** |", summary)]:
+        cells = [*(_part(row[name]) for name in reached), *(f"{row[name]:.3f}" for name in lost)]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     sys.stdout.write("\n".join(lines) + "\n")
     options.output.write_text(json.dumps(found, indent=1))
 
@@ -60,19 +59,18 @@ def _payoff(task: Task) -> dict[str, Any]:
     scores = {part: mean(OneCycle(), part) for part in PARTS}
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     default_lr = type(task.optimizer(parameters))(parameters).defaults["lr"]
-    default_score = truth.means[min(range(len(GRID)), key=lambda i: abs(GRID[i] - default_lr))]
     constants = [truth.regret(constant_lr(b) if b else None) for b in bounds.values()]
     return {
         "scores": scores,
-        "best constant": _shortest(scores, truth, truth.best),
-        "torch's default": _shortest(scores, truth, default_score),
+        "best constant": _shortest(scores, truth, 0.0),
+        "torch's default": _shortest(scores, truth, truth.regret(default_lr)),
         "Cyclic loses": truth.lost(mean(Cyclic())),
         "constant loses": statistics.fmean(constants),
     }
 
 
-def _shortest(scores: dict[float, float], truth: Truth, goal: float) -> float | None:
-    return next((part for part, score in scores.items() if truth.lost(score) - truth.lost(goal) <= TOLERANCE), None)
+def _shortest(scores: dict[float, float], truth: Truth, lost: float) -> float | None:
+    return next((part for part, score in scores.items() if truth.lost(score) <= lost + TOLERANCE), None)
 
 
 def _part(part: float | None) -> str:

@@ -63,11 +63,10 @@ class Truth:
     """
 
     def __init__(self, task: Task, kind: Literal["onecycle", "fixed"]) -> None:
-        file = json.loads(TRUTH.read_text()) if TRUTH.exists() else {}
-        found = file.get(kind, {}).get(task.name)
+        found = _known().get(kind, {}).get(task.name)
         if found is None:
             found = _measured(task, kind)
-            file = json.loads(TRUTH.read_text()) if TRUTH.exists() else {}  # another process may have written
+            file = _known()  # another process may have written
             file.setdefault(kind, {})[task.name] = found
             TRUTH.write_text(json.dumps(file, indent=0).replace(",\n", ", ").replace("[\n", "[").replace("\n]", "]"))
         self.untrained = statistics.fmean(found["untrained"])
@@ -88,6 +87,11 @@ class Truth:
     def lost(self, score: float) -> float:
         """The part of the best improvement that a score lacks."""
         return (self.best - score) / (self.best - self.untrained)
+
+
+def _known() -> dict[str, Any]:
+    file: dict[str, Any] = json.loads(TRUTH.read_text()) if TRUTH.exists() else {}
+    return file
 
 
 def _measured(task: Task, kind: str) -> dict[str, Any]:
