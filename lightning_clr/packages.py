@@ -1,23 +1,62 @@
 """The two Lightning packages, `pytorch_lightning` and `lightning.pytorch`, whose classes are distinct.
 
-Everything of Lightning's that we need is taken from the package the user's trainer comes from.
+Everything of Lightning's that we need is taken from the package the user's trainer comes from. Importing a second one
+costs time: what is imported before us, or before a callback is made, is in use; if nothing is, whatever is installed.
 """
 
-import contextlib
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning
+PACKAGES = ("pytorch_lightning", "lightning.pytorch")
+
+
+def _packages_in_use() -> list[ModuleType]:
+    found, error = [], None
+    for name in [name for name in PACKAGES if name in sys.modules] or PACKAGES:
+        try:
+            found.append(importlib.import_module(name))
+        except Exception as problem:  # a missing or broken package that the user does not use must not break us
+            error = error or problem
+    if not found:
+        raise ImportError("lightning_clr needs Lightning: pip install pytorch-lightning") from error
+    return found
+
 
 if TYPE_CHECKING:
-    Callback = pytorch_lightning.Callback
+    from pytorch_lightning import Callback as Callback
 else:
-    _bases = [pytorch_lightning.Callback]
-    with contextlib.suppress(Exception):  # a missing or broken package that the user does not use must not break us
-        _bases.append(importlib.import_module("lightning.pytorch").Callback)
 
-    class Callback(*_bases):
-        """A callback for the Trainer of either package."""
+    class Callback(*(package.Callback for package in _packages_in_use())):
+        """A callback for the Trainer of each package in use."""
+
+        def __new__(cls, *args, **kwargs):
+            """Become a callback also of a package that was imported after us."""
+            join_packages_in_use()
+            return super().__new__(cls)
+
+
+def join_packages_in_use() -> None:
+    """Make :class:`Callback` a callback of each package that is imported by now."""
+    late = [package for package in _packages_in_use() if not issubclass(Callback, package.Callback)]
+    if late:
+        Callback.__bases__ += tuple(package.Callback for package in late)
+
+
+def package_of_class(cls: type) -> str | None:
+    """The package of the Lightning class that ``cls`` derives from, if any.
+
+    Example:
+        >>> from pytorch_lightning import LightningModule
+        >>> package_of_class(LightningModule), package_of_class(str)
+        ('pytorch_lightning', None)
+    """
+    for base in cls.__mro__:
+        for package in PACKAGES:
+            if base.__module__.startswith(package + "."):
+                return package
+    return None
 
 
 def package_of(trainer: Any) -> str:
@@ -28,11 +67,10 @@ def package_of(trainer: Any) -> str:
         >>> package_of(Trainer(logger=False, enable_checkpointing=False, barebones=True))
         'pytorch_lightning'
     """
-    for cls in type(trainer).__mro__:
-        for package in ("pytorch_lightning", "lightning.pytorch"):
-            if cls.__module__.startswith(package + "."):
-                return package
-    raise TypeError(f"`trainer` must be a Lightning Trainer, got {type(trainer).__name__}.")
+    package = package_of_class(type(trainer))
+    if package is None:
+        raise TypeError(f"`trainer` must be a Lightning Trainer, got {type(trainer).__name__}.")
+    return package
 
 
 def callbacks_of_kind(trainer: Any, name: str) -> list[Any]:

@@ -7,39 +7,12 @@ import lightning.pytorch as lightning_pytorch
 import pytest
 import pytorch_lightning
 import torch
-from models import Plain, Scheduled, loader, quiet_trainer
+from models import loader, quiet_trainer
+from twins import PLAIN, SCHEDULED, each_package
 
-from lightning_clr import CLRMixin, Cyclic, LRRangeTest, OneCycle, lr_range_test
+from lightning_clr import Cyclic, LRRangeTest, OneCycle, lr_range_test
 from lightning_clr.packages import lightning_name, package_of
 
-
-class Twin(lightning_pytorch.LightningModule):
-    """The other package's `Plain`."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = torch.nn.Linear(8, 16)
-        self.head = torch.nn.Linear(16, 3)
-
-    forward = Plain.forward
-    loss = Plain.loss
-    training_step = Plain.training_step
-    validation_step = Plain.validation_step
-    configure_optimizers = Plain.configure_optimizers
-
-
-class ScheduledTwin(CLRMixin, Twin):
-    """The other package's `Scheduled`."""
-
-    def configure_optimizers(self):
-        return self.with_schedule(super().configure_optimizers())
-
-
-PLAIN = {pytorch_lightning: Plain, lightning_pytorch: Twin}
-SCHEDULED = {pytorch_lightning: Scheduled, lightning_pytorch: ScheduledTwin}
-each_package = pytest.mark.parametrize(
-    "package", [pytorch_lightning, lightning_pytorch], ids=["pytorch_lightning", "lightning.pytorch"]
-)
 each_way = pytest.mark.parametrize("in_list", [True, False], ids=["in a list", "bare"])
 
 
