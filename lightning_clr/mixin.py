@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
@@ -67,27 +68,81 @@ class CLRMixin:
         Raises:
             ValueError: If the schedule needs to know how long training lasts and the Trainer does not.
         """
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
-        require("optimizer", optimizer, "be an Optimizer, or a list of them", lambda _: optimizers)
-        if total_steps is None and self.schedule.needs_total_steps:
-            total_steps = optimizer_steps(self.trainer)  # type: ignore[attr-defined]
-        reference_lr = max(float(group["lr"]) for one in optimizers for group in one.param_groups)
-        configs = [
-            {
-                "optimizer": one,
-                "lr_scheduler": {
-                    "scheduler": ScheduleLR(one, self.schedule, total_steps, self.lr_bounds, reference_lr=reference_lr),
-                    "interval": "step",
-                },
-            }
-            for one in optimizers
-        ]
-        return configs[0] if isinstance(optimizer, Optimizer) else configs
+        return scheduled(self, optimizer, self.schedule, self.lr_bounds, total_steps)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Do not advance on a step that mixed precision has skipped."""
-        if not isinstance(scheduler, ScheduleLR) or scheduler.optimizer_stepped:
+        if advances(scheduler):
             super().lr_scheduler_step(scheduler, metric)  # type: ignore[misc]
+
+
+def scheduled(
+    pl_module: Any,
+    optimizer: Optimizer | Sequence[Optimizer],
+    schedule: Schedule,
+    lr_bounds: LRBounds | None = None,
+    total_steps: int | None = None,
+) -> Any:
+    """What :meth:`CLRMixin.with_schedule` returns, for any module."""
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+    require("optimizer", optimizer, "be an Optimizer, or a list of them", lambda _: optimizers)
+    if total_steps is None and schedule.needs_total_steps:
+        total_steps = optimizer_steps(pl_module.trainer)
+    reference_lr = max(float(group["lr"]) for one in optimizers for group in one.param_groups)
+    configs = [
+        {
+            "optimizer": one,
+            "lr_scheduler": {
+                "scheduler": ScheduleLR(one, schedule, total_steps, lr_bounds, reference_lr=reference_lr),
+                "interval": "step",
+            },
+        }
+        for one in optimizers
+    ]
+    return configs[0] if isinstance(optimizer, Optimizer) else configs
+
+
+def attach_schedule(pl_module: Any, schedule: Schedule, lr_bounds: LRBounds | None = None) -> None:
+    """Give the schedule to a module without the mixin, whose ``configure_optimizers`` returns optimizers alone.
+
+    Args:
+        pl_module: A LightningModule of either package. Its class stays as it is.
+        schedule: The learning rate policy.
+        lr_bounds: Lower and upper learning rate, as in :class:`CLRMixin`.
+
+    Raises:
+        ValueError: When training is set up, if ``configure_optimizers`` returns anything but optimizers.
+    """
+    plain = pl_module.configure_optimizers.__func__  # with the module beside it, since a bound method cannot be pickled
+    pl_module.configure_optimizers = partial(_configure_scheduled, pl_module, plain, schedule, lr_bounds)
+    pl_module.lr_scheduler_step = partial(_step_if_due, pl_module, pl_module.lr_scheduler_step.__func__)
+
+
+def _configure_scheduled(pl_module: Any, plain: Any, schedule: Schedule, lr_bounds: LRBounds | None) -> Any:
+    optimizer = plain(pl_module)
+    if isinstance(optimizer, dict) and "lr_scheduler" not in optimizer:
+        optimizer = optimizer["optimizer"]
+    if not isinstance(optimizer, Optimizer) and not _are_optimizers(optimizer):
+        raise ValueError(
+            f"{type(schedule).__name__} can be attached where `configure_optimizers` returns an optimizer or a list of"
+            f" optimizers, but that of {type(pl_module).__name__} returns {type(optimizer).__name__} with more in it."
+            " Let it return optimizers without schedulers, or do not ask for a schedule."
+        )
+    return scheduled(pl_module, optimizer, schedule, lr_bounds)
+
+
+def _are_optimizers(optimizers: Any) -> bool:
+    return isinstance(optimizers, list | tuple) and all(isinstance(one, Optimizer) for one in optimizers)
+
+
+def _step_if_due(pl_module: Any, plain: Any, scheduler: Any, metric: Any) -> None:
+    if advances(scheduler):
+        plain(pl_module, scheduler, metric)
+
+
+def advances(scheduler: Any) -> bool:
+    """Whether a scheduler's step is due: ours is not on a step that mixed precision has skipped."""
+    return not isinstance(scheduler, ScheduleLR) or scheduler.optimizer_stepped
 
 
 def optimizer_steps(trainer: Any) -> int:
