@@ -61,13 +61,13 @@ class Record(Callback):
         self.momenta.append(group["momentum"])
 
 
-def loaders():
+def loaders(batch_size=32):
     """Four fifths of the digits for training, the rest for validation."""
     images, digits = load_digits(return_X_y=True)
     images = torch.tensor(images / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
     data = TensorDataset(images, torch.tensor(digits))
     train, val = random_split(data, [0.8, 0.2], torch.Generator().manual_seed(0))
-    return DataLoader(train, 32, shuffle=True), DataLoader(val, 512)
+    return DataLoader(train, batch_size, shuffle=True), DataLoader(val, 512)
 
 
 def train(module, max_epochs, *callbacks):

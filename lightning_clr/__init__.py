@@ -3,6 +3,7 @@
 import torch
 
 from lightning_clr.bounds import LRBounds
+from lightning_clr.cli import CLRCLI
 from lightning_clr.mixin import CLRMixin
 from lightning_clr.range_test import LRRangeTest, lr_range_test
 from lightning_clr.result import RangeTestResult
@@ -10,6 +11,7 @@ from lightning_clr.scheduler import ScheduleLR
 from lightning_clr.schedules import Cyclic, OneCycle, Schedule, Sweep
 
 __all__ = [
+    "CLRCLI",
     "CLRMixin",
     "Cyclic",
     "LRBounds",

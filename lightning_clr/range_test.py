@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from typing import Any, Literal
 
 import torch
@@ -273,15 +274,17 @@ def lr_range_test(
         TypeError: If ``trainer`` is not a Trainer.
     """
     test = _OnlyTest(**kwargs)
-    package_of(trainer)  # refuses what is no trainer
+    package = package_of(trainer)  # refuses what is no trainer
     if trainer.fast_dev_run:
         raise ValueError("`lr_range_test` needs real steps, but the trainer is set to `fast_dev_run`. Turn it off.")
     callbacks, loggers, sanity_steps = trainer.callbacks, trainer.loggers, trainer.num_sanity_val_steps
-    asleep = (lightning_name(trainer, "callbacks", "Checkpoint"), lightning_name(trainer, "callbacks", "ModelSummary"))
+    asleep = [lightning_name(trainer, "callbacks", name) for name in ("Checkpoint", "ModelSummary")]
+    if f"{package}.cli" in sys.modules:
+        asleep.append(lightning_name(trainer, "cli", "SaveConfigCallback"))
     with Snapshot() as snapshot:  # setting up data and model draws random numbers; callbacks may freeze layers
         snapshot.add(model)
         try:
-            trainer.callbacks = [test, *(callback for callback in callbacks if not isinstance(callback, asleep))]
+            trainer.callbacks = [test, *(callback for callback in callbacks if not isinstance(callback, tuple(asleep)))]
             trainer.num_sanity_val_steps = 0
             trainer.loggers = [lightning_name(trainer, "loggers.logger", "DummyLogger")()] if loggers else []
             trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import fsspec  # type: ignore[import-untyped]
+
 from lightning_clr.bounds import LRBounds
 from lightning_clr.curve import find_bounds, find_plateau, finite_part, smooth
 
@@ -84,8 +86,8 @@ class RangeTestResult:
         return f"LR range test: base_lr={self.bounds.base_lr:.2g}, max_lr={self.bounds.max_lr:.2g} {steps}"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the curve as a table with columns ``step, lr, value, smoothed, sweep``."""
-        with open(path, "w", newline="") as file:
+        """Write the curve as a table with columns ``step, lr, value, smoothed, sweep``, to a path or a URL."""
+        with fsspec.open(os.fspath(path), "w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["step", "lr", "value", "smoothed", "sweep"])
             for sweep, (lrs, values) in enumerate(self._sweeps(), start=1):

@@ -1,7 +1,10 @@
 """The code that users read runs."""
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -32,6 +35,29 @@ def test_readme_code_runs(tmp_path, capsys):
     assert len(blocks) >= 4
     assert "LR range test: base_lr=" in capsys.readouterr().out
     assert (tmp_path / "curve.csv").exists()
+
+
+def command_lines():
+    """Those of the README."""
+    block = (ROOT / "README.md").read_text().partition("<!-- command line -->\n```console\n")[2].partition("```")[0]
+    return block.splitlines()
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_readme_commands_run(line, tmp_path):
+    """As they are written, on a few batches."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    few = "--trainer.max_epochs=1 --trainer.limit_train_batches=15 --trainer.accelerator=cpu"
+    python = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+    done = subprocess.run(
+        f"{line} {few}", shell=True, env=os.environ | python, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    if "range_test" in line:
+        written = (path for path in tmp_path.rglob("*") if path.name == "bounds.json")
+        assert "base_lr" in done.stdout + "".join(path.read_text() for path in written)
 
 
 @pytest.mark.usefixtures("quiet")

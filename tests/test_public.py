@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "apply.py": {"bounds", "scheduler"},
     "trial.py": {"packages", "snapshot"},
     "sweep.py": {"apply", "bounds", "checks", "curve", "scheduler", "schedules", "trial"},
+    "cli.py": {"bounds", "mixin", "packages", "range_test", "result", "schedules"},
     "range_test.py": {"apply", "checks", "curve", "packages", "progress", "result", "snapshot", "sweep", "trial"},
 }
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torchmetrics"}
