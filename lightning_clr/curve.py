@@ -28,7 +28,7 @@ _SLOWS = 0.9  # fraction of the whole improvement at which the curve of a linear
 _LEAST_RATIO = 4.0  # `max_lr` over `base_lr`, Smith's rule for cycles
 _CAP = 0.5  # height above the untrained level, in improvements, beyond which values count the same
 _OUTLIER = 4.0  # distance from the untrained level, in units of the noise, beyond which values count the same
-_EVIDENCE = 8.0  # twice the log-likelihood that roughness must gain over pure noise
+_EVIDENCE = 6.0  # twice the log-likelihood that an onset of roughness must gain over noise of one variance
 _CANDIDATES = 500  # learning rates tried as the onset of roughness
 _CLOSER = (1 / 12, 50.0)  # where the second sweep looks, in units of where training becomes as rough as the data
 
@@ -312,14 +312,16 @@ def _onset(sweeps: Iterable[_Sweep]) -> float | None:
 
     Steps move the loss in proportion to the learning rate, so the variance about the untrained level, in units of that
     of the batches, is ``1 + (lr / onset)**2``. The likeliest onset draws on every point of every sweep; values far off
-    count the same. ``None`` if the losses are likelier to be pure noise, or have risen from the start.
+    count the same. ``None`` if the losses are likelier to be noise of one variance throughout, or have risen from the
+    start.
     """
     points = [point for sweep in sweeps for point in sweep.distances()]
     if not points:
         return None
     fits = {onset: _misfit(points, onset) for onset, _ in points[:: math.ceil(len(points) / _CANDIDATES)]}
     onset = min(fits, key=fits.__getitem__)
-    return onset if fits[onset] < _misfit(points, math.inf) - _EVIDENCE else None
+    variance = statistics.fmean(square for _, square in points)
+    return onset if fits[onset] < len(points) * (math.log(variance) + 1) - _EVIDENCE else None
 
 
 def _misfit(points: Iterable[tuple[float, float]], onset: float) -> float:

@@ -287,6 +287,13 @@ class Noisy(Plain):
         return super().training_step(batch, batch_idx) + torch.randn(())
 
 
+def test_range_in_which_nothing_is_learnt_has_no_bounds():
+    """The same sixteen batches come round and round, and their losses differ."""
+    result = lr_range_test(quiet_trainer(max_epochs=1), Plain(), loader(), max_lr=1e-5)
+
+    assert (result.bounds, len(result.lrs), len(result.closer_lrs)) == (None, 100, 400)
+
+
 def test_noisy_curve_gets_a_closer_look():
     """A second sweep, four times as many steps over fewer decades, from before anything happens."""
     seed_everything(1)
