@@ -3,12 +3,11 @@
 import inspect
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torchmetrics.aggregation import MeanMetric
 
 from lightning_clr.apply import peak_lrs, peak_momentum
@@ -18,6 +17,7 @@ from lightning_clr.curve import FEWEST_POINTS
 from lightning_clr.scheduler import ScheduleLR, refilled
 from lightning_clr.schedules import Sweep
 from lightning_clr.trial import Trial
+from lightning_clr.zero import is_deepspeed, require_known_zero, torch_optimizers
 
 _PATIENCE = 100  # accumulation windows without an optimizer step
 
@@ -54,7 +54,7 @@ class SweepRecording:
         self.step = 0
         self.num_steps = plan.num_steps
         self.validates = False
-        self._skips = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self._skips = is_deepspeed(trainer) or getattr(trainer.precision_plugin, "scaler", None) is not None
         self._diverged = False
         self._lowest = math.inf
         self._mean = MeanMetric(sync_on_compute=False, nan_strategy="disable").to(trainer.strategy.root_device)
@@ -173,8 +173,9 @@ class SweepRecording:
 def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:
     """The rising learning rate on every optimizer, in the ratios and at the momentum of training at its ``max_lr``."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    peaks = peak_lrs(trainer.optimizers, schedulers)
-    for optimizer, lrs in zip(trainer.optimizers, peaks, strict=True):
+    optimizers = torch_optimizers(trainer)
+    peaks = peak_lrs(optimizers, schedulers)
+    for optimizer, lrs in zip(optimizers, peaks, strict=True):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = refilled(group["lr"], lr)
     bounds = LRBounds(plan.min_lr, plan.max_lr)
@@ -186,7 +187,7 @@ def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:
             " groups' ratios are what counts."
         )
     sweeps = []
-    for optimizer in trainer.optimizers:
+    for optimizer in optimizers:
         sweep = Sweep(mode=plan.mode, peak_momentum=peak_momentum(optimizer, schedulers))
         sweeps.append(ScheduleLR(optimizer, sweep, plan.num_steps, bounds, reference_lr=reference_lr))
     return sweeps
@@ -199,7 +200,7 @@ def require_sweepable(trainer: Any) -> None:
         ValueError: If there is no optimizer with a learning rate, one that drives the training step itself, or
             a strategy whose state cannot be restored.
     """
-    optimizers: Sequence[Optimizer] = trainer.optimizers
+    optimizers = torch_optimizers(trainer)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     if not groups or not all("lr" in group for group in groups):
         raise ValueError(
@@ -214,8 +215,4 @@ def require_sweepable(trainer: Any) -> None:
                 f"A range test needs one evaluation per optimizer step, but {type(optimizer).__name__} drives the"
                 " training step itself, several times a step. Choose another optimizer, or remove `LRRangeTest`."
             )
-    if any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__):
-        raise ValueError(
-            "DeepSpeed keeps weights and optimizer states where a range test cannot restore them. Run the test with"
-            " another strategy, and set the bounds it finds."
-        )
+    require_known_zero(trainer)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from processes import free_port, run_together
 
 RANKS = Path(__file__).with_name("ranks.py")
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install deepspeed")
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 
@@ -39,6 +41,7 @@ def train(experiments: str, devices: int, folder: Path) -> list[dict]:
         ({"data parallel shards": 12, "tensor parallel": 22, "full shards": 12}, 2),
         ({"ddp": 8, "static graph": 8, "static graph without views": 8}, 3),
         ({"ddp": 6, "unused parameters": 2, "2-D parallel": 6}, 4),
+        pytest.param({"ZeRO 1": 4, "ZeRO 2": 12, "ZeRO 3": 4, "ZeRO 3 in bfloat16": 12}, 2, marks=needs_deepspeed),
         pytest.param({"full shards on GPUs": 12}, 2, marks=needs_two_gpus),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
