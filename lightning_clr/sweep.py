@@ -76,26 +76,45 @@ class SweepRecording:
         patience = _PATIENCE * self.trainer.accumulate_grad_batches
         for _ in range(patience):
             value = self._monitored(self.trial.run_batch())
-            if value is None:  # a batch that the module has skipped
-                continue
-            self._mean.update(value)
-            if any(sweep.optimizer_stepped for sweep in self.sweeps):
-                break
-            if self._skips and not math.isfinite(self._over_ranks(value)):  # a step that mixed precision never makes
+            if value is not None:
+                self._mean.update(value)
+            if self._is_over(value) and self._record_value():
                 break
         else:
             raise ValueError(
                 f"A range test needs optimizer steps, but none was made in {patience} batches. Check that"
                 " `training_step` steps the optimizer, or returns a loss for Lightning to do so."
             )
-        if not self.validates:
-            self._append(self._mean.compute())
-            self._mean.reset()
-        elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.num_steps - 1:
-            self._append(self._logged(self.trial.validate()))
         self.step += 1
         for sweep in self.sweeps:
             sweep.step()
+
+    def _is_over(self, value: Tensor | None) -> bool:
+        """Whether the optimizers have stepped, or would have if mixed precision had not seen infinity."""
+        if any(sweep.optimizer_stepped for sweep in self.sweeps):
+            return True
+        mean = self._over_ranks(value) if self._skips else None
+        return mean is not None and not math.isfinite(mean)
+
+    def _record_value(self) -> bool:
+        """Whether this step counts: not if no rank has a value, since the module has skipped it."""
+        if not self.validates:
+            value = self._over_ranks(self._mean.compute() if self._mean.update_called else None)
+            self._mean.reset()
+        elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.num_steps - 1:
+            value = self._over_ranks(self._logged(self.trial.validate()))
+        else:
+            return True
+        if value is not None:
+            self._append(value)
+        elif not self.values:
+            raise ValueError(
+                "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
+                f" set `monitor` to one of the logged metrics: {sorted(self.trial.metrics)}."
+            )
+        for sweep in self.sweeps:
+            sweep.optimizer_stepped = False
+        return value is not None
 
     def go_on(self, max_lr: float) -> None:
         """Let the learning rate rise further, by the same factor at each step, up to ``max_lr``."""
@@ -106,26 +125,25 @@ class SweepRecording:
             sweep.total_steps = self.num_steps
             sweep.set_bounds(LRBounds(self.plan.min_lr, self.plan.max_lr * factor**more))
 
-    def _append(self, value: Tensor) -> None:
+    def _append(self, value: float) -> None:
         self.lrs.append(self.sweeps[0].schedule.lr(self.step, self.num_steps, self.sweeps[0].bounds))
-        self.values.append(self._over_ranks(value))
+        self.values.append(value)
         self._diverged = self._has_diverged()
 
-    def _over_ranks(self, value: Tensor) -> float:
-        """The plain mean over ranks, whatever their batch sizes, as with gradients: one number, so one decision."""
-        return float(self.trainer.strategy.all_gather(value).mean())  # `reduce` would make it two collectives
+    def _over_ranks(self, value: Tensor | None) -> float | None:
+        """The plain mean over the ranks that have a value, whatever their batch sizes, as with gradients.
+
+        One small tensor is gathered (``reduce`` would make it two), so that all decide alike; ``None`` if none has one.
+        """
+        mine = self._scalar(0.0 if value is None else value)
+        pairs = self.trainer.strategy.all_gather(torch.stack([mine, self._scalar(value is not None)]))
+        total, ranks = pairs.reshape(-1, 2).sum(0).tolist()
+        return total / ranks if ranks else None
 
     def _monitored(self, loss: Tensor | None) -> Tensor | None:
         """The value of the batch just run; ``None`` without one, a placeholder if validation is what counts."""
         if self.plan.monitor is None:
-            if loss is None and self.values:
-                return None
-            if loss is None:
-                raise ValueError(
-                    "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
-                    f" set `monitor` to one of the logged metrics: {sorted(self.trial.metrics)}."
-                )
-            return self._scalar(loss)
+            return None if loss is None else self._scalar(loss)
         logged = self.trial.metrics
         if self.plan.monitor in logged:
             return self._scalar(logged[self.plan.monitor])

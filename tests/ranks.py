@@ -249,15 +249,35 @@ class Mean(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def recorded_of_uneven_batches(devices: int) -> list[float]:
+class ReturnsNoneOnRankOne(Mean):
+    """Every other step returns nothing there, but is made."""
+
+    automatic_optimization = False
+    batches = 0
+
+    def training_step(self, batch, batch_idx):
+        type(self).batches += 1
+        loss, optimizer = super().training_step(batch, batch_idx), self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return None if self.global_rank == 1 and batch_idx % 2 else loss
+
+
+def recorded_where_one_rank_returns_none(devices: int) -> tuple[list[float], int]:
+    """What is recorded, and the number of batches that were run, two of them in training."""
+    return recorded_of_uneven_batches(devices, ReturnsNoneOnRankOne), ReturnsNoneOnRankOne.batches
+
+
+def recorded_of_uneven_batches(devices: int, module: type = Mean) -> list[float]:
     """Batches of sixteen ones on rank 0, of two fours on rank 1."""
     rank = int(os.environ.get("LOCAL_RANK", 0))
     data = DataLoader(torch.full((160,), [1.0, 4.0][rank]), batch_size=[16, 2][rank])
-    test = LRRangeTest(num_steps=20, max_lr=1.0)
+    test = LRRangeTest(num_steps=20, max_lr=1.0, closer_look=False)
     trainer = quiet_trainer(
         strategy="ddp", devices=devices, max_steps=2, callbacks=[test], use_distributed_sampler=False
     )
-    trainer.fit(Mean(), data)
+    trainer.fit(module(), data)
     return test.result.values
 
 
@@ -389,6 +409,7 @@ EXPERIMENTS = {
     "one rank raises": raised,
     "one rank sees nan": found_where_one_rank_sees_nan,
     "closer look": found_at_a_closer_look,
+    "one rank returns none": recorded_where_one_rank_returns_none,
     "uneven batches": recorded_of_uneven_batches,
     "collectives": more_collectives_than_in_training,
     "bytes": bytes_held,

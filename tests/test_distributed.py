@@ -71,14 +71,17 @@ def test_spawned_ranks_train_as_if_untested(tmp_path):
 
 def test_all_ranks_find_the_same(tmp_path):
     """Also where one alone sees NaN, where they look closer, and where their batches differ in size."""
-    experiments = "one rank sees nan, closer look, uneven batches, collectives"
+    experiments = "one rank sees nan, closer look, uneven batches, one rank returns none, collectives"
     first, second = train(experiments, 2, tmp_path)
 
     assert json.dumps(first) == json.dumps(second)
     result, _ = first["one rank sees nan"]
     assert 0.1 < result["lrs"][-1] < 0.14, "NaN on one rank ends the sweep"
     assert first["uneven batches"] == [2.5] * 20, "the plain mean over ranks"
-    assert first["collectives"] == {"more": {"gloo:all_gather [[]]": 10}, "less": {}}, "one number a step"
+    assert first["one rank returns none"] == [[2.5, 1.0] * 10, 22], "of the ranks that have a value"
+    assert first["collectives"] == {"more": {"gloo:all_gather [[2]]": 10}, "less": {}}, (
+        "a value and whether there is one"
+    )
 
 
 WARNING = (
