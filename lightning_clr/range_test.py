@@ -17,6 +17,7 @@ from lightning_clr.result import RangeTestResult
 from lightning_clr.snapshot import Snapshot
 from lightning_clr.sweep import SweepRecording, require_sweepable
 from lightning_clr.trial import end_of_fit, logs_hyperparameters, overrides_start_hooks, signals_held, trial
+from lightning_clr.zero import torch_optimizers
 
 _USUAL_MAX_LR = 10.0
 _UTMOST_LR = 1000.0
@@ -235,14 +236,14 @@ class LRRangeTest(Callback):
                 raise RuntimeError(result.summary())
             rank_zero_warn(f"{result.summary()}. The configured learning rate is kept.")
             return
-        apply_bounds(trainer.optimizers, _schedulers(trainer), result.bounds)
+        apply_bounds(torch_optimizers(trainer), _schedulers(trainer), result.bounds)
         self._tell(trainer, pl_module)
         rank_zero_info(result.summary())
 
     def _tell(self, trainer: Any, pl_module: Any) -> None:
         """Let the module and its hyper-parameters know the bounds in force."""
         if self.result is not None and self.result.bounds is not None:
-            lr = configured_lr(trainer.optimizers, _schedulers(trainer), self.result.bounds)
+            lr = configured_lr(torch_optimizers(trainer), _schedulers(trainer), self.result.bounds)
             loggers = trainer.loggers if logs_hyperparameters(pl_module) else []
             update_hyperparameters(pl_module, loggers, self.result.bounds, lr)
 

@@ -30,6 +30,7 @@ _TENSOR_ATTRIBUTES = ("grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 _HELD = SimpleNamespace | argparse.Namespace | collections.UserDict | collections.UserList  # type: ignore[type-arg]
 _LIBRARIES = {"torch", "lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "lightning_clr"}
 _USERS_PACKAGES: set[str] = set()
+_ENGINES = {"deepspeed"}  # looked into without copies of tensors: `remember_zero` names those that outlive a step
 _LARGE = 10_000  # a longer container holds data: its elements are kept, not looked into
 
 
@@ -77,7 +78,7 @@ class Snapshot:
             data: Whether this is part of a data set: its tensors and arrays are taken to be read only, and are not
                 copied.
         """
-        data = data or isinstance(value, Dataset)
+        data = data or isinstance(value, Dataset) or _is_of_engine(value)
         if (id(value), data) in self._seen:
             return
         self._seen[id(value), data] = value
@@ -125,6 +126,10 @@ class Snapshot:
 def _is_under_parameters(value: Any) -> bool:
     """Whether this is a flat parameter of FSDP whose memory is that of the module's own, which are remembered."""
     return getattr(value, "_is_flat_param", False) and value._params is not None
+
+
+def _is_of_engine(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] in _ENGINES and not isinstance(value, nn.Module | Optimizer)
 
 
 def local_shard(tensor: Tensor) -> Tensor:
@@ -285,7 +290,7 @@ def _is_users_code(module: str) -> bool:
     package = module.partition(".")[0]
     if package in {*sys.stdlib_module_names, *_LIBRARIES} - {"__main__"}:
         return False
-    if module == "__main__" or package in _USERS_PACKAGES:
+    if module == "__main__" or package in _USERS_PACKAGES | _ENGINES:
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
     paths = sysconfig.get_paths()

@@ -3,12 +3,11 @@
 import inspect
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torchmetrics.aggregation import MeanMetric
 
 from lightning_clr.apply import peak_lrs, peak_momentum
@@ -18,6 +17,7 @@ from lightning_clr.curve import FEWEST_POINTS
 from lightning_clr.scheduler import ScheduleLR, refilled
 from lightning_clr.schedules import Sweep
 from lightning_clr.trial import Trial
+from lightning_clr.zero import is_deepspeed, require_known_zero, torch_optimizers
 
 _PATIENCE = 100  # accumulation windows without an optimizer step
 
@@ -54,7 +54,7 @@ class SweepRecording:
         self.step = 0
         self.num_steps = plan.num_steps
         self.validates = False
-        self._skips = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self._skips = is_deepspeed(trainer) or getattr(trainer.precision_plugin, "scaler", None) is not None
         self._diverged = False
         self._lowest = math.inf
         self._mean = MeanMetric(sync_on_compute=False, nan_strategy="disable").to(trainer.strategy.root_device)
@@ -76,26 +76,45 @@ class SweepRecording:
         patience = _PATIENCE * self.trainer.accumulate_grad_batches
         for _ in range(patience):
             value = self._monitored(self.trial.run_batch())
-            if value is None:  # a batch that the module has skipped
-                continue
-            self._mean.update(value)
-            if any(sweep.optimizer_stepped for sweep in self.sweeps):
-                break
-            if self._skips and not math.isfinite(self._over_ranks(value)):  # a step that mixed precision never makes
+            if value is not None:
+                self._mean.update(value)
+            if self._is_over(value) and self._record_value():
                 break
         else:
             raise ValueError(
                 f"A range test needs optimizer steps, but none was made in {patience} batches. Check that"
                 " `training_step` steps the optimizer, or returns a loss for Lightning to do so."
             )
-        if not self.validates:
-            self._append(self._mean.compute())
-            self._mean.reset()
-        elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.num_steps - 1:
-            self._append(self._logged(self.trial.validate()))
         self.step += 1
         for sweep in self.sweeps:
             sweep.step()
+
+    def _is_over(self, value: Tensor | None) -> bool:
+        """Whether the optimizers have stepped, or would have if mixed precision had not seen infinity."""
+        if any(sweep.optimizer_stepped for sweep in self.sweeps):
+            return True
+        mean = self._over_ranks(value) if self._skips else None
+        return mean is not None and not math.isfinite(mean)
+
+    def _record_value(self) -> bool:
+        """Whether this step counts: not if no rank has a value, since the module has skipped it."""
+        if not self.validates:
+            value = self._over_ranks(self._mean.compute() if self._mean.update_called else None)
+            self._mean.reset()
+        elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.num_steps - 1:
+            value = self._over_ranks(self._logged(self.trial.validate()))
+        else:
+            return True
+        if value is not None:
+            self._append(value)
+        elif not self.values:
+            raise ValueError(
+                "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
+                f" set `monitor` to one of the logged metrics: {sorted(self.trial.metrics)}."
+            )
+        for sweep in self.sweeps:
+            sweep.optimizer_stepped = False
+        return value is not None
 
     def go_on(self, max_lr: float) -> None:
         """Let the learning rate rise further, by the same factor at each step, up to ``max_lr``."""
@@ -106,26 +125,25 @@ class SweepRecording:
             sweep.total_steps = self.num_steps
             sweep.set_bounds(LRBounds(self.plan.min_lr, self.plan.max_lr * factor**more))
 
-    def _append(self, value: Tensor) -> None:
+    def _append(self, value: float) -> None:
         self.lrs.append(self.sweeps[0].schedule.lr(self.step, self.num_steps, self.sweeps[0].bounds))
-        self.values.append(self._over_ranks(value))
+        self.values.append(value)
         self._diverged = self._has_diverged()
 
-    def _over_ranks(self, value: Tensor) -> float:
-        """The plain mean over ranks, whatever their batch sizes, as with gradients: one number, so one decision."""
-        return float(self.trainer.strategy.all_gather(value).mean())  # `reduce` would make it two collectives
+    def _over_ranks(self, value: Tensor | None) -> float | None:
+        """The plain mean over the ranks that have a value, whatever their batch sizes, as with gradients.
+
+        One small tensor is gathered (``reduce`` would make it two), so that all decide alike; ``None`` if none has one.
+        """
+        mine = self._scalar(0.0 if value is None else value)
+        pairs = self.trainer.strategy.all_gather(torch.stack([mine, self._scalar(value is not None)]))
+        total, ranks = pairs.reshape(-1, 2).sum(0).tolist()
+        return total / ranks if ranks else None
 
     def _monitored(self, loss: Tensor | None) -> Tensor | None:
         """The value of the batch just run; ``None`` without one, a placeholder if validation is what counts."""
         if self.plan.monitor is None:
-            if loss is None and self.values:
-                return None
-            if loss is None:
-                raise ValueError(
-                    "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
-                    f" set `monitor` to one of the logged metrics: {sorted(self.trial.metrics)}."
-                )
-            return self._scalar(loss)
+            return None if loss is None else self._scalar(loss)
         logged = self.trial.metrics
         if self.plan.monitor in logged:
             return self._scalar(logged[self.plan.monitor])
@@ -173,8 +191,9 @@ class SweepRecording:
 def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:
     """The rising learning rate on every optimizer, in the ratios and at the momentum of training at its ``max_lr``."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    peaks = peak_lrs(trainer.optimizers, schedulers)
-    for optimizer, lrs in zip(trainer.optimizers, peaks, strict=True):
+    optimizers = torch_optimizers(trainer)
+    peaks = peak_lrs(optimizers, schedulers)
+    for optimizer, lrs in zip(optimizers, peaks, strict=True):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = refilled(group["lr"], lr)
     bounds = LRBounds(plan.min_lr, plan.max_lr)
@@ -186,7 +205,7 @@ def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:
             " groups' ratios are what counts."
         )
     sweeps = []
-    for optimizer in trainer.optimizers:
+    for optimizer in optimizers:
         sweep = Sweep(mode=plan.mode, peak_momentum=peak_momentum(optimizer, schedulers))
         sweeps.append(ScheduleLR(optimizer, sweep, plan.num_steps, bounds, reference_lr=reference_lr))
     return sweeps
@@ -199,7 +218,7 @@ def require_sweepable(trainer: Any) -> None:
         ValueError: If there is no optimizer with a learning rate, one that drives the training step itself, or
             a strategy whose state cannot be restored.
     """
-    optimizers: Sequence[Optimizer] = trainer.optimizers
+    optimizers = torch_optimizers(trainer)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     if not groups or not all("lr" in group for group in groups):
         raise ValueError(
@@ -214,8 +233,4 @@ def require_sweepable(trainer: Any) -> None:
                 f"A range test needs one evaluation per optimizer step, but {type(optimizer).__name__} drives the"
                 " training step itself, several times a step. Choose another optimizer, or remove `LRRangeTest`."
             )
-    if any(cls.__name__ == "DeepSpeedStrategy" for cls in type(trainer.strategy).__mro__):
-        raise ValueError(
-            "DeepSpeed keeps weights and optimizer states where a range test cannot restore them. Run the test with"
-            " another strategy, and set the bounds it finds."
-        )
+    require_known_zero(trainer)

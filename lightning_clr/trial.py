@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_clr.packages import Callback, callbacks_of_kind, lightning_name
 from lightning_clr.snapshot import Snapshot, count_as_users, is_restorable, rng_state, same_rng_state, set_rng_state
+from lightning_clr.zero import is_deepspeed, remember_zero, torch_optimizers
 
 _TESTED = "2.2 to 2.6"
 _START_HOOKS = ("on_train_start", "on_train_epoch_start")
@@ -261,7 +262,9 @@ def _remember(snapshot: Snapshot, trainer: Any, module: Any) -> None:
     strategy = trainer.strategy
     count_as_users(module, trainer.datamodule)
     snapshot.add(module)
-    for part in (*strategy.optimizers, *(config.scheduler for config in strategy.lr_scheduler_configs)):
+    if is_deepspeed(trainer):
+        remember_zero(snapshot, strategy.model)
+    for part in (*torch_optimizers(trainer), *(config.scheduler for config in strategy.lr_scheduler_configs)):
         snapshot.add(part)
     for part in (strategy, strategy.precision_plugin, *strategy._lightning_optimizers):
         snapshot.add_attributes(part)

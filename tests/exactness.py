@@ -22,6 +22,8 @@ from lightning_clr.snapshot import rng_state
 
 STEPS = 14
 """Length of the range tests here; longer than an epoch in most cases."""
+UNLIKE = ("_trainer", "_metric_attributes", "_torchdynamo_wrapper_id", "ds_id")
+"""What differs between any two modules."""
 SWEEP = {"min_lr": 1e-4, "max_lr": 1.0, "num_steps": STEPS, "stop_factor": None}
 
 
@@ -141,10 +143,7 @@ class Witness(Callback):
             "limits", trainer.accumulate_grad_batches, trainer.max_steps, trainer.should_stop, trainer.state.stage
         )
         for optimizer in trainer.optimizers:
-            self.note("optimizer", optimizer.state_dict(), sorted(vars(optimizer)))
-            self.note(
-                "hooks", list(optimizer._optimizer_step_post_hooks.values()) and len(trainer.lr_scheduler_configs)
-            )
+            self.note("optimizer", optimizer, sorted(vars(optimizer)), len(trainer.lr_scheduler_configs))
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.note("batch", batch, batch_idx, rng_state(), [p.grad is None for p in pl_module.parameters()])
@@ -159,7 +158,7 @@ class Witness(Callback):
     def on_train_end(self, trainer, pl_module):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.note("end", pl_module, scaler and scaler.state_dict(), trainer.current_epoch, rng_state())
-        self.note("optimizers", [optimizer.state_dict() for optimizer in trainer.optimizers])
+        self.note("optimizers", trainer.optimizers)
         self.note("schedulers", [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs])
         if trainer.datamodule is not None:
             self.note("datamodule", {k: v for k, v in vars(trainer.datamodule).items() if isinstance(v, int | list)})
@@ -179,8 +178,15 @@ def plain(value: Any) -> Any:
 
 @plain.register
 def _(value: Tensor) -> Any:
+    if value.is_meta:
+        return "meta"
     grad = None if value.grad is None else value.grad.tolist()
     return "tensor", str(value.dtype), value.detach().double().reshape(-1).tolist(), value.requires_grad, grad
+
+
+@plain.register
+def _(value: torch.optim.Optimizer) -> Any:
+    return plain([*value.state.values()]), plain(value.param_groups), len(value._optimizer_step_post_hooks)
 
 
 @plain.register(int | float | bool | None)
@@ -204,7 +210,7 @@ def _(value: nn.Module) -> Any:
     for name, part in vars(value).items():
         if "hooks" in name:  # numbered in the order of their making, which differs between any two runs
             found[name] = list(part.values()) if part else []
-        elif name not in ("_trainer", "_metric_attributes", "_torchdynamo_wrapper_id") and not name.startswith("__"):
+        elif name not in UNLIKE and not name.startswith("__"):
             found[name] = part
     return plain(found)
 

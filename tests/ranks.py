@@ -16,7 +16,7 @@ import torch
 from exactness import SWEEP, AfterTrial, Case, WithoutTrial, Witness, run
 from models import Scheduled, loader, quiet_trainer
 from pytorch_lightning import Callback, LightningModule, seed_everything
-from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -63,11 +63,43 @@ class Sharded(WithAdam):
                 fully_shard(layer, mesh=data)
 
 
+class UsedNowAndThen(WithAdam):
+    """Two groups, one with a layer that few steps use; evenly divided, since DeepSpeed leaves padding uninitialized."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.extra = torch.nn.Linear(16, 4), torch.nn.Linear(8, 4)
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + self.extra(batch[0]).square().mean() if batch_idx % 4 == 3 else loss
+
+    def configure_optimizers(self):
+        groups = [
+            {"params": [*self.body.parameters(), *self.extra.parameters()], "lr": 0.002},
+            {"params": self.head.parameters()},
+        ]
+        return self.with_schedule(torch.optim.Adam(groups, lr=0.01))
+
+
 class FSDPOnCPU(FSDPStrategy):
     """FSDP needs a GPU only to be told its device."""
 
     def _setup_model(self, model):
         return super()._setup_model(FullyShardedDataParallel(model, device_id=torch.device("cpu"), **self.kwargs))
+
+
+class DeepSpeedOnCPU(DeepSpeedStrategy):
+    """DeepSpeed needs a GPU only for its index."""
+
+    root_device = torch.device("cpu", 0)
+
+    def setup_environment(self):
+        DDPStrategy.setup_environment(self)
+
+    def setup_distributed(self):
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
 
 
 def model_parallel(data: int, tensor: int, **arguments) -> ModelParallelStrategy:
@@ -76,6 +108,19 @@ def model_parallel(data: int, tensor: int, **arguments) -> ModelParallelStrategy
 
 def fsdp(**arguments) -> FSDPStrategy:
     return FSDPOnCPU(auto_wrap_policy={torch.nn.Linear}, process_group_backend="gloo", **arguments)
+
+
+def zero(stage: int, **arguments) -> DeepSpeedStrategy:
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    from deepspeed.runtime.base_optimizer import ZeROOptimizer
+
+    @exactness.plain.register
+    def _(value: ZeROOptimizer):
+        """Without what counts or addresses parameters."""
+        known = {k: part for k, part in vars(value).items() if not isinstance(part, dict) and not k.endswith("_id")}
+        return exactness.plain({**known, "loss scale": value.loss_scaler.cur_scale})
+
+    return DeepSpeedOnCPU(stage=stage, process_group_backend="gloo", **arguments)
 
 
 STRATEGIES = {
@@ -91,6 +136,10 @@ STRATEGIES = {
     "tensor parallel": lambda: (Sharded, {"strategy": model_parallel(1, 2)}),
     "2-D parallel": lambda: (Sharded, {"strategy": model_parallel(2, 2), "accumulate_grad_batches": 2}),
     "full shards": lambda: (WithAdam, {"strategy": fsdp()}),
+    "ZeRO 1": lambda: (UsedNowAndThen, {"strategy": zero(1), "accumulate_grad_batches": 3}),
+    "ZeRO 2": lambda: (UsedNowAndThen, {"strategy": zero(2), "gradient_clip_val": 0.5}),
+    "ZeRO 3": lambda: (UsedNowAndThen, {"strategy": zero(3), "accumulate_grad_batches": 3}),
+    "ZeRO 3 in bfloat16": lambda: (UsedNowAndThen, {"strategy": zero(3), "precision": "bf16-mixed"}),
     "full shards on GPUs": lambda: (WithAdam, {"strategy": "fsdp", "accelerator": "gpu"}),
 }
 
@@ -200,15 +249,35 @@ class Mean(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def recorded_of_uneven_batches(devices: int) -> list[float]:
+class ReturnsNoneOnRankOne(Mean):
+    """Every other step returns nothing there, but is made."""
+
+    automatic_optimization = False
+    batches = 0
+
+    def training_step(self, batch, batch_idx):
+        type(self).batches += 1
+        loss, optimizer = super().training_step(batch, batch_idx), self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return None if self.global_rank == 1 and batch_idx % 2 else loss
+
+
+def recorded_where_one_rank_returns_none(devices: int) -> tuple[list[float], int]:
+    """What is recorded, and the number of batches that were run, two of them in training."""
+    return recorded_of_uneven_batches(devices, ReturnsNoneOnRankOne), ReturnsNoneOnRankOne.batches
+
+
+def recorded_of_uneven_batches(devices: int, module: type = Mean) -> list[float]:
     """Batches of sixteen ones on rank 0, of two fours on rank 1."""
     rank = int(os.environ.get("LOCAL_RANK", 0))
     data = DataLoader(torch.full((160,), [1.0, 4.0][rank]), batch_size=[16, 2][rank])
-    test = LRRangeTest(num_steps=20, max_lr=1.0)
+    test = LRRangeTest(num_steps=20, max_lr=1.0, closer_look=False)
     trainer = quiet_trainer(
         strategy="ddp", devices=devices, max_steps=2, callbacks=[test], use_distributed_sampler=False
     )
-    trainer.fit(Mean(), data)
+    trainer.fit(module(), data)
     return test.result.values
 
 
@@ -340,6 +409,7 @@ EXPERIMENTS = {
     "one rank raises": raised,
     "one rank sees nan": found_where_one_rank_sees_nan,
     "closer look": found_at_a_closer_look,
+    "one rank returns none": recorded_where_one_rank_returns_none,
     "uneven batches": recorded_of_uneven_batches,
     "collectives": more_collectives_than_in_training,
     "bytes": bytes_held,

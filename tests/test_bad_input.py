@@ -322,11 +322,11 @@ REFUSED_AT_FIT = {
         ValueError,
         r"could not start: the trainer has nothing to train on \(check `limit_train_batches`",
     ),
-    "DeepSpeed": (
+    "DeepSpeed without ZeRO": (
         Plain,
         lambda module: fit(module, strategy=DeepSpeedStrategy("cpu")),
         ValueError,
-        r"DeepSpeed keeps weights .* where a range test cannot restore them\. Run the test with another strategy, and",
+        r"Of DeepSpeed, .* knows ZeRO stages 1, 2 and 3 without NVMe, got SGD\. Choose one of these stages, or find",
     ),
     "stream as validation data": (
         Plain,

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from processes import free_port, run_together
 
 RANKS = Path(__file__).with_name("ranks.py")
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install deepspeed")
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 
@@ -39,6 +41,7 @@ def train(experiments: str, devices: int, folder: Path) -> list[dict]:
         ({"data parallel shards": 12, "tensor parallel": 22, "full shards": 12}, 2),
         ({"ddp": 8, "static graph": 8, "static graph without views": 8}, 3),
         ({"ddp": 6, "unused parameters": 2, "2-D parallel": 6}, 4),
+        pytest.param({"ZeRO 1": 4, "ZeRO 2": 12, "ZeRO 3": 4, "ZeRO 3 in bfloat16": 12}, 2, marks=needs_deepspeed),
         pytest.param({"full shards on GPUs": 12}, 2, marks=needs_two_gpus),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
@@ -68,14 +71,17 @@ def test_spawned_ranks_train_as_if_untested(tmp_path):
 
 def test_all_ranks_find_the_same(tmp_path):
     """Also where one alone sees NaN, where they look closer, and where their batches differ in size."""
-    experiments = "one rank sees nan, closer look, uneven batches, collectives"
+    experiments = "one rank sees nan, closer look, uneven batches, one rank returns none, collectives"
     first, second = train(experiments, 2, tmp_path)
 
     assert json.dumps(first) == json.dumps(second)
     result, _ = first["one rank sees nan"]
     assert 0.1 < result["lrs"][-1] < 0.14, "NaN on one rank ends the sweep"
     assert first["uneven batches"] == [2.5] * 20, "the plain mean over ranks"
-    assert first["collectives"] == {"more": {"gloo:all_gather [[]]": 10}, "less": {}}, "one number a step"
+    assert first["one rank returns none"] == [[2.5, 1.0] * 10, 22], "of the ranks that have a value"
+    assert first["collectives"] == {"more": {"gloo:all_gather [[2]]": 10}, "less": {}}, (
+        "a value and whether there is one"
+    )
 
 
 WARNING = (
