@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -10,6 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_clr.apply import apply_bounds, configured_lr, update_hyperparameters
 from lightning_clr.checks import require
 from lightning_clr.curve import FEWEST_POINTS, NOTHING_HAPPENED, STILL_IMPROVING, closer_range
+from lightning_clr.loggers import log_hyperparameters, log_result
 from lightning_clr.packages import Callback, lightning_name, package_of
 from lightning_clr.progress import progress_bar
 from lightning_clr.result import RangeTestResult
@@ -30,7 +33,7 @@ class LRRangeTest(Callback):
     would have been had it been given the bounds from the start. They reach a :class:`ScheduleLR` (see
     :class:`CLRMixin`), torch's ``CyclicLR`` and ``OneCycleLR``; any other scheduler starts from ``max_lr``; without a
     scheduler the optimizer is given :func:`~lightning_clr.apply.constant_lr`. ``lr`` and ``learning_rate``
-    hyper-parameters follow.
+    hyper-parameters follow. The trainer's loggers are told the bounds, or why there are none, and the curve.
 
     The test does not run when training resumes from a checkpoint (bounds and curve come from there) nor under
     ``fast_dev_run``.
@@ -229,21 +232,25 @@ class LRRangeTest(Callback):
             self.result = RangeTestResult.from_state_dict(state_dict["result"])
 
     def _use(self, trainer: Any, pl_module: Any, result: RangeTestResult) -> None:
+        if result.bounds is not None:
+            apply_bounds(trainer.optimizers, _schedulers(trainer), result.bounds)
+            self._tell(trainer, pl_module)
+            rank_zero_info(result.summary())
+        with _loggers(trainer) as loggers:
+            log_result(loggers, result)
         if result.bounds is None:
             if self.on_inconclusive == "raise":
                 raise RuntimeError(result.summary())
             rank_zero_warn(f"{result.summary()}. The configured learning rate is kept.")
-            return
-        apply_bounds(trainer.optimizers, _schedulers(trainer), result.bounds)
-        self._tell(trainer, pl_module)
-        rank_zero_info(result.summary())
 
     def _tell(self, trainer: Any, pl_module: Any) -> None:
         """Let the module and its hyper-parameters know the bounds in force."""
         if self.result is not None and self.result.bounds is not None:
             lr = configured_lr(trainer.optimizers, _schedulers(trainer), self.result.bounds)
-            loggers = trainer.loggers if logs_hyperparameters(pl_module) else []
-            update_hyperparameters(pl_module, loggers, self.result.bounds, lr)
+            changed = update_hyperparameters(pl_module, self.result.bounds, lr)
+            if logs_hyperparameters(pl_module):
+                with _loggers(trainer) as loggers:
+                    log_hyperparameters(loggers, changed)
 
 
 def lr_range_test(
@@ -297,6 +304,13 @@ def lr_range_test(
 
 def _schedulers(trainer: Any) -> list[Any]:
     return [config.scheduler for config in trainer.lr_scheduler_configs]
+
+
+@contextmanager
+def _loggers(trainer: Any) -> Iterator[list[Any]]:
+    """The trainer's loggers, on the one rank that logs; random numbers that they draw are not missing afterwards."""
+    with Snapshot():
+        yield trainer.loggers if trainer.is_global_zero else []
 
 
 def _is_device(name: Any) -> bool:
