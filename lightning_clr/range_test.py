@@ -46,7 +46,9 @@ class LRRangeTest(Callback):
         mode: Whether the learning rate is multiplied (``"exponential"``) or raised (``"linear"``, Smith 2017, section
             3.3) by the same amount at each step.
         monitor: What is recorded: the training loss by default, or the name of anything the module logs in
-            ``training_step`` or in validation.
+            ``training_step`` or in validation, by the names Lightning gives (``acc`` is the value of the step where
+            there are ``acc_step`` and ``acc_epoch``). A torchmetrics object that ``training_step`` only updates has no
+            value for a step, unless it is logged with ``on_epoch=True``.
         monitor_mode: Whether a lower (``"min"``) or a higher value (``"max"``, an accuracy) is better.
         stop_factor: End the sweep when the loss has risen above this multiple of its lowest value, and above its
             first; ``None`` runs to the end, and no further. NaN and infinity always end it, metrics to be maximised do

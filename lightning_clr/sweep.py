@@ -123,16 +123,15 @@ class SweepRecording:
             if loss is None:
                 raise ValueError(
                     "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
-                    f" set `monitor` to one of the logged metrics: {sorted(self.trial.metrics)}."
+                    f" set `monitor` to one of the logged metrics: {sorted(self.trial.names)}."
                 )
             return self._scalar(loss)
-        logged = self.trial.metrics
-        if self.plan.monitor in logged:
-            return self._scalar(logged[self.plan.monitor])
+        value = self.trial.logged(self.plan.monitor)
+        if value is not None:
+            return self._scalar(value)
         if self.step == 0 and not self.validates:
             self.validates = True
-            logged |= self.trial.validate()
-            self._logged(logged)
+            self._logged(self.trial.validate())
             points = 1 + math.ceil((self.num_steps - 1) / self.plan.val_every_n_steps)
             require(
                 "val_every_n_steps",
@@ -144,12 +143,14 @@ class SweepRecording:
         return self._scalar(torch.zeros(()))
 
     def _logged(self, metrics: dict[str, Tensor]) -> Tensor:
-        if self.plan.monitor not in metrics:
-            raise ValueError(
-                f"`monitor` must be a metric that the module logs in `training_step` or in validation, got"
-                f" {self.plan.monitor!r}. Logged were: {sorted(metrics)}."
-            )
-        return self._scalar(metrics[self.plan.monitor])
+        name, names = self.plan.monitor, self.trial.names | metrics.keys()
+        if name in metrics:
+            return self._scalar(metrics[name])
+        hint = " It has no value for a step: call it, or log it with `on_epoch=True`." if name in names else ""
+        raise ValueError(
+            f"`monitor` must be a metric that the module logs in `training_step` or in validation, got {name!r}. Logged"
+            f" were: {sorted(names)}.{hint}"
+        )
 
     def _scalar(self, value: Any) -> Tensor:
         scalar = torch.as_tensor(value, dtype=torch.float32, device=self.trainer.strategy.root_device)
