@@ -65,11 +65,11 @@ class SweepRecording:
         """Whether the sweep is through, or has diverged."""
         return self.step >= self.num_steps or self._diverged
 
-    def record(self, after_step: Callable[[], object]) -> None:
-        """All steps until the sweep has ended, with a call after each."""
+    def record(self, after_step: Callable[[int], object]) -> None:
+        """All steps until the sweep has ended, with a call after each that tells how many there are to be."""
         while not self.ended:
             self.record_step()
-            after_step()
+            after_step(self.num_steps)
 
     def record_step(self) -> None:
         """One optimizer step, over as many batches as it accumulates."""
