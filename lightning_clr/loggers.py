@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "lr_range_test"
-_MLFLOW_BATCH = 1000  # metrics at once, which MLflow allows
 
 
 def log_hyperparameters(loggers: Sequence[Any], params: Mapping[str, Any]) -> None:
@@ -119,8 +118,7 @@ def _to_mlflow(logger: Any, result: RangeTestResult) -> None:
     metric = importlib.import_module("mlflow.entities").Metric
     now = int(1000 * time.time())
     points = [metric(name, value, now, step) for name, step, value in _points(result)]
-    for start in range(0, len(points), _MLFLOW_BATCH):
-        logger.experiment.log_batch(logger.run_id, metrics=points[start : start + _MLFLOW_BATCH])
+    logger.experiment.log_batch(logger.run_id, metrics=points)
     table = io.StringIO(newline="")
     result.to_csv(table)
     logger.experiment.log_text(logger.run_id, table.getvalue(), f"{NAME}.csv")

@@ -11,8 +11,8 @@ _TITLE = "LR range test"
 def progress_bar(trainer: Any, total: int) -> Iterator[Callable[[int], object]]:
     """Show a bar of ``total`` steps where the trainer shows bars; the value of the ``with`` block advances it by one.
 
-    It is called with the total as it is then, since a sweep may go on. The trainer's own bar, if one is on screen already,
-    is laid aside meanwhile.
+    It is called with the total as it is then, since a sweep may go on. The trainer's own bar, if one is on screen
+    already, is laid aside meanwhile.
     """
     bar = trainer.progress_bar_callback
     if bar is None or getattr(bar, "is_disabled", False) or not trainer.is_global_zero:
