@@ -88,7 +88,9 @@ def _to_tensorboard(logger: Any, result: RangeTestResult) -> None:
 def _to_wandb(logger: Any, result: RangeTestResult) -> None:
     wandb = importlib.import_module("wandb")
     table = wandb.Table(columns=[*COLUMNS], data=[*map(list, result.rows())])
-    shown = {**_bounds(result), f"{NAME}/table": table, f"{NAME}/curve": _wandb_chart(wandb, result)}
+    shown = {**_bounds(result), f"{NAME}/table": table}
+    if result.smoothed:  # a chart needs a point
+        shown[f"{NAME}/curve"] = _wandb_chart(wandb, result)
     figure = _figure(result)
     if figure is not None:
         shown[f"{NAME}/figure"] = wandb.Image(figure)

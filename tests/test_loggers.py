@@ -314,6 +314,14 @@ def test_reason_is_shown_where_there_are_no_bounds(make):
     assert [*Path("logs").rglob("*lr_range_test*")] or events(logger).Scalars("lr_range_test/value")
 
 
+@each_logger
+def test_test_that_ended_at_once_is_shown(make):
+    """One step, and not a finite number; nothing is warned about."""
+    log_result([logger := make()], RangeTestResult([0.1], [math.nan], reason="it was NaN at once"))
+
+    assert told(logger)["lr_range_test/reason"] == "it was NaN at once"
+
+
 def test_reason_is_shown_before_it_is_raised():
     """The curve may tell what to do about it."""
     logger = LOGGERS["CSV"]()
