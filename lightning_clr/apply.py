@@ -96,15 +96,17 @@ def configured_lr(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bo
     return bounds.max_lr if scheduled else constant_lr(bounds)
 
 
-def update_hyperparameters(pl_module: Any, loggers: Sequence[Any], bounds: LRBounds, lr: float) -> None:
+def update_hyperparameters(pl_module: Any, bounds: LRBounds, lr: float) -> dict[str, Any]:
     """Make attributes and saved hyper-parameters tell what is in force.
 
     Args:
         pl_module: The LightningModule. Its ``lr_bounds`` is set if it is None or LRBounds, its ``lr`` and
             ``learning_rate`` if they are numbers; hyper-parameters of these names are updated where they exist.
-        loggers: Where changed hyper-parameters are logged again. One that refuses is warned about.
         bounds: The bounds in force.
         lr: What :func:`apply_bounds` has returned.
+
+    Returns:
+        The hyper-parameters that have changed, which loggers may show as they were.
     """
     kinds = {"lr": int | float, "learning_rate": int | float, "lr_bounds": LRBounds | None}
     truth = {"lr": lr, "learning_rate": lr, "lr_bounds": bounds}
@@ -115,11 +117,7 @@ def update_hyperparameters(pl_module: Any, loggers: Sequence[Any], bounds: LRBou
     hparams = pl_module.hparams
     changed = {name: value for name, value in truth.items() if name in hparams and hparams[name] != value}
     hparams.update(changed)
-    for logger in loggers if changed else ():
-        try:
-            logger.log_hyperparams(changed)
-        except Exception as error:
-            warnings.warn(f"{type(logger).__name__} still shows the old {', '.join(changed)}: {error}", stacklevel=2)
+    return changed
 
 
 def peak_momentum(optimizer: Optimizer, schedulers: Sequence[Any]) -> float | None:

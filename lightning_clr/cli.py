@@ -10,11 +10,11 @@ from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-import fsspec  # type: ignore[import-untyped]
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from lightning_clr.bounds import LRBounds
+from lightning_clr.loggers import write_files
 from lightning_clr.mixin import CLRMixin, attach_schedule
 from lightning_clr.packages import PACKAGES, join_packages_in_use, package_of_class
 from lightning_clr.range_test import LRRangeTest, lr_range_test
@@ -190,7 +190,7 @@ def range_test(
         result = lr_range_test(trainer, model, datamodule=datamodule, **settings)
     folder = trainer.log_dir or trainer.default_root_dir  # asks all ranks
     if trainer.is_global_zero:  # alone, since a launcher may take another rank's status for a crash
-        files = _written(result, str(folder))
+        files = write_files(result, str(folder))
         text = _as_json(result, files) if json else _as_text(result, files, isinstance(model, CLRMixin))
         print(text)  # noqa: T201  # what the command is for
         if result.bounds is None:
@@ -211,20 +211,6 @@ def _make(parsed: Any) -> None:
             cls(**parsed.init_args)
     elif fields.keys() == {"base_lr", "max_lr"}:
         LRBounds(**fields)
-
-
-def _written(result: RangeTestResult, folder: str) -> dict[str, str]:
-    """Write the curve, and its picture if matplotlib is installed; their paths."""
-    files = {"csv": f"{folder}/lr_range_test.csv"}
-    filesystem, path = fsspec.url_to_fs(folder)
-    filesystem.makedirs(path, exist_ok=True)
-    result.to_csv(files["csv"])
-    with contextlib.suppress(ModuleNotFoundError):
-        figure, _ = result.plot()
-        files["png"] = f"{folder}/lr_range_test.png"
-        with fsspec.open(files["png"], "wb") as file:
-            figure.savefig(file)
-    return files
 
 
 def _as_json(result: RangeTestResult, files: dict[str, str]) -> str:

@@ -3,6 +3,8 @@
 import copy
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -11,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_clr.apply import apply_bounds, configured_lr, update_hyperparameters
 from lightning_clr.checks import require
 from lightning_clr.curve import FEWEST_POINTS, NOTHING_HAPPENED, STILL_IMPROVING, closer_range
+from lightning_clr.loggers import log_hyperparameters, log_result
 from lightning_clr.packages import Callback, lightning_name, package_of
 from lightning_clr.progress import progress_bar
 from lightning_clr.result import RangeTestResult
@@ -32,7 +35,7 @@ class LRRangeTest(Callback):
     would have been had it been given the bounds from the start. They reach a :class:`ScheduleLR` (see
     :class:`CLRMixin`), torch's ``CyclicLR`` and ``OneCycleLR``; any other scheduler starts from ``max_lr``; without a
     scheduler the optimizer is given :func:`~lightning_clr.apply.constant_lr`. ``lr`` and ``learning_rate``
-    hyper-parameters follow.
+    hyper-parameters follow. The trainer's loggers are told the bounds, or why there are none, and the curve.
 
     The test does not run when training resumes from a checkpoint (bounds and curve come from there) nor under
     ``fast_dev_run``.
@@ -45,7 +48,9 @@ class LRRangeTest(Callback):
         mode: Whether the learning rate is multiplied (``"exponential"``) or raised (``"linear"``, Smith 2017, section
             3.3) by the same amount at each step.
         monitor: What is recorded: the training loss by default, or the name of anything the module logs in
-            ``training_step`` or in validation.
+            ``training_step`` or in validation, by the names Lightning gives (``acc`` is the value of the step where
+            there are ``acc_step`` and ``acc_epoch``). A torchmetrics object that ``training_step`` only updates has no
+            value for a step, unless it is logged with ``on_epoch=True``.
         monitor_mode: Whether a lower (``"min"``) or a higher value (``"max"``, an accuracy) is better.
         stop_factor: End the sweep when the loss has risen above this multiple of its lowest value, and above its
             first; ``None`` runs to the end, and no further. NaN and infinity always end it, metrics to be maximised do
@@ -231,21 +236,25 @@ class LRRangeTest(Callback):
             self.result = RangeTestResult.from_state_dict(state_dict["result"])
 
     def _use(self, trainer: Any, pl_module: Any, result: RangeTestResult) -> None:
+        if result.bounds is not None:
+            apply_bounds(torch_optimizers(trainer), _schedulers(trainer), result.bounds)
+            self._tell(trainer, pl_module)
+            rank_zero_info(result.summary())
+        with _loggers(trainer) as loggers:
+            log_result(loggers, result)
         if result.bounds is None:
             if self.on_inconclusive == "raise":
                 raise RuntimeError(result.summary())
             rank_zero_warn(f"{result.summary()}. The configured learning rate is kept.")
-            return
-        apply_bounds(torch_optimizers(trainer), _schedulers(trainer), result.bounds)
-        self._tell(trainer, pl_module)
-        rank_zero_info(result.summary())
 
     def _tell(self, trainer: Any, pl_module: Any) -> None:
         """Let the module and its hyper-parameters know the bounds in force."""
         if self.result is not None and self.result.bounds is not None:
             lr = configured_lr(torch_optimizers(trainer), _schedulers(trainer), self.result.bounds)
-            loggers = trainer.loggers if logs_hyperparameters(pl_module) else []
-            update_hyperparameters(pl_module, loggers, self.result.bounds, lr)
+            changed = update_hyperparameters(pl_module, self.result.bounds, lr)
+            if logs_hyperparameters(pl_module):
+                with _loggers(trainer) as loggers:
+                    log_hyperparameters(loggers, changed)
 
 
 def lr_range_test(
@@ -301,6 +310,13 @@ def lr_range_test(
 
 def _schedulers(trainer: Any) -> list[Any]:
     return [config.scheduler for config in trainer.lr_scheduler_configs]
+
+
+@contextmanager
+def _loggers(trainer: Any) -> Iterator[list[Any]]:
+    """The trainer's loggers, on the one rank that logs; random numbers that they draw are not missing afterwards."""
+    with Snapshot():
+        yield trainer.loggers if trainer.is_global_zero else []
 
 
 def _is_device(name: Any) -> bool:

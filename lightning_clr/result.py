@@ -1,10 +1,10 @@
 """What a range test has recorded and found."""
 
 import csv
-import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import fsspec  # type: ignore[import-untyped]
 
@@ -14,6 +14,8 @@ from lightning_clr.curve import find_bounds, find_plateau, finite_part, smooth
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+COLUMNS = ("step", "lr", "value", "smoothed", "sweep")
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,27 @@ class RangeTestResult:
             return f"LR range test: no bounds, since {self.reason} {steps}"
         return f"LR range test: base_lr={self.bounds.base_lr:.2g}, max_lr={self.bounds.max_lr:.2g} {steps}"
 
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the curve as a table with columns ``step, lr, value, smoothed, sweep``, to a path or a URL."""
-        with fsspec.open(os.fspath(path), "w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["step", "lr", "value", "smoothed", "sweep"])
-            for sweep, (lrs, values) in enumerate(self._sweeps(), start=1):
-                smoothed: list[float | str] = [*smooth(finite_part(values))]
-                smoothed += [""] * (len(lrs) - len(smoothed))
-                table.writerows(zip(range(len(lrs)), lrs, values, smoothed, itertools.repeat(sweep), strict=False))
+    def rows(self) -> Iterator[tuple[int, float, float, float | None, int]]:
+        """The curve as a table with columns ``step, lr, value, smoothed, sweep``, the second sweep below the first.
+
+        Example:
+            >>> [*RangeTestResult([0.1, 0.2], [2.0, float("inf")]).rows()]
+            [(0, 0.1, 2.0, 2.0, 1), (1, 0.2, inf, None, 1)]
+        """
+        for sweep, (lrs, values) in enumerate(self._sweeps(), start=1):
+            smoothed: list[float | None] = [*smooth(finite_part(values))]
+            smoothed += [None] * (len(lrs) - len(smoothed))
+            for step, (lr, value, smooth_value) in enumerate(zip(lrs, values, smoothed, strict=True)):
+                yield step, lr, value, smooth_value, sweep
+
+    def to_csv(self, path: str | os.PathLike[str] | TextIO) -> None:
+        """Write :meth:`rows` with a header, to a path or URL, or into a text file that is open."""
+        if isinstance(path, str | os.PathLike):
+            with fsspec.open(os.fspath(path), "w", newline="") as file:
+                return self.to_csv(file)
+        table = csv.writer(path)
+        table.writerow(COLUMNS)
+        return table.writerows(self.rows())
 
     def plot(self, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
         """Draw the raw and the smoothed curve with both bounds marked; readable without colour.

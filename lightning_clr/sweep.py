@@ -65,11 +65,11 @@ class SweepRecording:
         """Whether the sweep is through, or has diverged."""
         return self.step >= self.num_steps or self._diverged
 
-    def record(self, after_step: Callable[[], object]) -> None:
-        """All steps until the sweep has ended, with a call after each."""
+    def record(self, after_step: Callable[[int], object]) -> None:
+        """All steps until the sweep has ended, with a call after each that tells how many there are to be."""
         while not self.ended:
             self.record_step()
-            after_step()
+            after_step(self.num_steps)
 
     def record_step(self) -> None:
         """One optimizer step, over as many batches as it accumulates."""
@@ -110,7 +110,7 @@ class SweepRecording:
         elif not self.values:
             raise ValueError(
                 "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
-                f" set `monitor` to one of the logged metrics: {sorted(self.trial.metrics)}."
+                f" set `monitor` to one of the logged metrics: {sorted(self.trial.names)}."
             )
         for sweep in self.sweeps:
             sweep.optimizer_stepped = False
@@ -144,13 +144,12 @@ class SweepRecording:
         """The value of the batch just run; ``None`` without one, a placeholder if validation is what counts."""
         if self.plan.monitor is None:
             return None if loss is None else self._scalar(loss)
-        logged = self.trial.metrics
-        if self.plan.monitor in logged:
-            return self._scalar(logged[self.plan.monitor])
+        value = self.trial.logged(self.plan.monitor)
+        if value is not None:
+            return self._scalar(value)
         if self.step == 0 and not self.validates:
             self.validates = True
-            logged |= self.trial.validate()
-            self._logged(logged)
+            self._logged(self.trial.validate())
             points = 1 + math.ceil((self.num_steps - 1) / self.plan.val_every_n_steps)
             require(
                 "val_every_n_steps",
@@ -162,12 +161,14 @@ class SweepRecording:
         return self._scalar(torch.zeros(()))
 
     def _logged(self, metrics: dict[str, Tensor]) -> Tensor:
-        if self.plan.monitor not in metrics:
-            raise ValueError(
-                f"`monitor` must be a metric that the module logs in `training_step` or in validation, got"
-                f" {self.plan.monitor!r}. Logged were: {sorted(metrics)}."
-            )
-        return self._scalar(metrics[self.plan.monitor])
+        name, names = self.plan.monitor, self.trial.names | metrics.keys()
+        if name in metrics:
+            return self._scalar(metrics[name])
+        hint = " It has no value for a step: call it, or log it with `on_epoch=True`." if name in names else ""
+        raise ValueError(
+            f"`monitor` must be a metric that the module logs in `training_step` or in validation, got {name!r}. Logged"
+            f" were: {sorted(names)}.{hint}"
+        )
 
     def _scalar(self, value: Any) -> Tensor:
         scalar = torch.as_tensor(value, dtype=torch.float32, device=self.trainer.strategy.root_device)

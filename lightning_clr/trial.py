@@ -81,12 +81,25 @@ class Trial:
             raise lightning_name(trainer, "utilities.exceptions", "SIGTERMException")()
 
     @property
-    def metrics(self) -> dict[str, Tensor]:
-        """What has been logged with ``self.log``: the last batch's values, and means since the last call otherwise."""
-        results = self._loop.epoch_loop._results
-        window = results.metrics(on_step=False)["callback"]  # logged with on_step=False: since the last reset
+    def names(self) -> set[str]:
+        """Of all that has been logged with ``self.log``."""
+        results, of_steps = self._loop.epoch_loop._results, self._trainer._logger_connector._callback_metrics
+        return {*of_steps, *(item.meta.name for item in results.values())}
+
+    def logged(self, name: str) -> Tensor | None:
+        """The value of the last batch that was logged with ``self.log``, or the mean since the last call.
+
+        The latter is what a torchmetrics object has that is only updated, and what is logged with ``on_step=False``.
+        Nothing else is computed: it may be slow, and takes all ranks. ``None`` if there is no such value.
+        """
+        results, of_step = self._loop.epoch_loop._results, self._trainer._logger_connector._callback_metrics.get(name)
+        of_window = None
+        if of_step is None:
+            for item in results.values():
+                if name in (item.meta.name, item.meta.forked_name(on_step=False)) and not item.has_reset:
+                    of_window = results._get_cache(item, on_step=False)
         results.reset()
-        return {**window, **self._trainer._logger_connector._callback_metrics}
+        return of_window if of_step is None else of_step
 
     def validate(self) -> dict[str, Tensor]:
         """Run the validation loop as the trainer would, and return what it logged; empty without validation data.

@@ -1,3 +1,13 @@
+import os
+
+# loggers' libraries read these when they are imported: nothing is sent anywhere, and no thread of theirs draws numbers
+os.environ.update(
+    MLFLOW_ALLOW_FILE_STORE="true",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    WANDB_ERROR_REPORTING="false",
+    WANDB_MODE="offline",
+)
+
 import pytest
 import torch
 from pytorch_lightning import seed_everything

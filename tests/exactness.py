@@ -44,7 +44,7 @@ class WithoutTrial(LRRangeTest):
     """Applies a known result without a trial."""
 
     def run(self, trainer, pl_module):
-        return RangeTestResult([], [], bounds=LRBounds(0.01, 0.1))
+        return RangeTestResult([0.01, 0.1], [2.0, 1.0], bounds=LRBounds(0.01, 0.1))
 
 
 class AfterTrial(WithoutTrial):

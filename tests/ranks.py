@@ -16,12 +16,14 @@ import torch
 from exactness import SWEEP, AfterTrial, Case, WithoutTrial, Witness, run
 from models import Scheduled, loader, quiet_trainer
 from pytorch_lightning import Callback, LightningModule, seed_everything
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
+from torchmetrics.classification import BinaryAccuracy
 
 import lightning_clr.snapshot
 import lightning_clr.trial
@@ -281,6 +283,44 @@ def recorded_of_uneven_batches(devices: int, module: type = Mean) -> list[float]
     return test.result.values
 
 
+class Scored(Mean):
+    """Right for every one in its batches, and wrong for every zero, as a torchmetrics object has it."""
+
+    def __init__(self, call: bool, **how):
+        super().__init__()
+        self.acc, self.val_acc = BinaryAccuracy(), BinaryAccuracy()
+        self.call, self.how = call, how
+
+    def training_step(self, batch, batch_idx):
+        (self.acc if self.call else self.acc.update)(batch, torch.ones_like(batch).int())
+        self.log("acc", self.acc, **self.how)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        self.val_acc(batch, torch.ones_like(batch).int())
+        self.log("val_acc", self.val_acc)
+
+
+def recorded_by_torchmetrics(devices: int) -> dict:
+    """Batches of sixteen ones on rank 0, of two zeros on rank 1, called and updated, in training and in validation."""
+    rank, found = int(os.environ.get("LOCAL_RANK", 0)), {}
+    data = DataLoader(torch.full(([320, 40][rank],), [1.0, 0.0][rank]), batch_size=[16, 2][rank])
+    for name, monitor, module in (
+        ("called", "acc", Scored(True)),
+        ("per step and epoch", "acc", Scored(True, on_step=True, on_epoch=True)),
+        ("updated", "acc", Scored(False, on_step=False, on_epoch=True)),
+        ("validation", "val_acc", Scored(True)),
+    ):
+        test = LRRangeTest(num_steps=20, monitor=monitor, monitor_mode="max", val_every_n_steps=2, closer_look=False)
+        trainer = quiet_trainer(
+            strategy="ddp", devices=devices, max_steps=2, callbacks=[test], use_distributed_sampler=False,
+            num_sanity_val_steps=0, limit_val_batches=2, logger=CSVLogger("logs", name, rank),
+        )  # fmt: skip
+        trainer.fit(module, data, data)
+        found[name] = sorted({round(value, 6) for value in test.result.values})
+    return {**found, "files": sorted(map(str, Path("logs").rglob("lr_range_test.csv")))}
+
+
 class Profiled(LRRangeTest):
     """Notes the collectives of a sweep, or of training."""
 
@@ -411,6 +451,7 @@ EXPERIMENTS = {
     "closer look": found_at_a_closer_look,
     "one rank returns none": recorded_where_one_rank_returns_none,
     "uneven batches": recorded_of_uneven_batches,
+    "torchmetrics": recorded_by_torchmetrics,
     "collectives": more_collectives_than_in_training,
     "bytes": bytes_held,
 }

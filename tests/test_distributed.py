@@ -84,6 +84,22 @@ def test_all_ranks_find_the_same(tmp_path):
     )
 
 
+def test_torchmetrics_are_reduced_as_lightning_does(tmp_path):
+    """Of a step the mean of all ranks, of what is logged per epoch the metric of all samples; one rank logs."""
+    first, second = (rank["torchmetrics"] for rank in train("torchmetrics", 2, tmp_path))
+
+    assert {name: values for name, values in second.items() if name != "files"} == {
+        "called": [0.5],
+        "per step and epoch": [0.5],
+        "updated": [0.888889],
+        "validation": [0.888889],
+    }
+    assert {**first, "files": None} == {**second, "files": None}
+    assert first["files"] == [
+        f"logs/{name}/version_0/lr_range_test.csv" for name in ("called", "per step and epoch", "updated", "validation")
+    ]
+
+
 WARNING = (
     "The checkpoint was made for {} optimizer steps, training now has {}: the schedule continues at step {} of the new"
     " length, with lr 0.x instead of 0.x."

@@ -110,6 +110,24 @@ def test_function_shows_a_bar(bar, capsys):
     assert TITLE in "".join(capsys.readouterr())
 
 
+class Slow(Plain):
+    """Learns so slowly that the sweep goes on past its usual end."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * 1e-3
+
+
+def test_bar_grows_with_a_sweep_that_goes_on(capsys):
+    """To a learning rate of a thousand it takes eleven steps more than the forty it began with."""
+    result = lr_range_test(trainer_with(TQDMProgressBar()), Slow(), loader(), num_steps=40, closer_look=False)
+
+    shown = capsys.readouterr().err
+    assert len(result.lrs) == 51
+    assert "39/40" in shown
+    assert f"{TITLE}: 100%" in shown
+    assert "51/51" in shown
+
+
 class Quiet(ProgressBar):
     """A progress bar of the user's own, in a notebook perhaps."""
 

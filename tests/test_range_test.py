@@ -539,13 +539,17 @@ class RefusesChanges(Logger):
 
     name, version = "strict", 0
 
+    def __init__(self):
+        super().__init__()
+        self.params = {}
+
     def log_metrics(self, metrics, step=None):
         pass
 
     def log_hyperparams(self, params):
-        if getattr(self, "params", None):
+        if params.keys() & self.params.keys():
             raise ValueError("Changing param values is not allowed.")
-        self.params = dict(params)
+        self.params |= params
 
 
 class WithLR(Plain):
