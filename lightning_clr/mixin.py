@@ -37,6 +37,7 @@ class CLRMixin:
 
     schedule: Schedule = OneCycle()
     lr_bounds: LRBounds | None = None
+    _planned_batches: float | None = None
 
     def __init__(
         self, *args: Any, schedule: Schedule | None = None, lr_bounds: LRBounds | None = None, **kwargs: Any
@@ -71,6 +72,7 @@ class CLRMixin:
         require("optimizer", optimizer, "be an Optimizer, or a list of them", lambda _: optimizers)
         if total_steps is None and self.schedule.needs_total_steps:
             total_steps = optimizer_steps(self.trainer)  # type: ignore[attr-defined]
+            self._planned_batches = self.trainer.num_training_batches  # type: ignore[attr-defined]
         reference_lr = max(float(group["lr"]) for one in optimizers for group in one.param_groups)
         configs = [
             {
@@ -83,6 +85,17 @@ class CLRMixin:
             for one in optimizers
         ]
         return configs[0] if isinstance(optimizer, Optimizer) else configs
+
+    def on_fit_start(self) -> None:
+        """Start from the schedule's learning rate, and plan anew if a ``BatchSizeFinder`` has changed the length."""
+        super().on_fit_start()  # type: ignore[misc]
+        trainer = self.trainer  # type: ignore[attr-defined]
+        for scheduler in [config.scheduler for config in trainer.lr_scheduler_configs]:
+            if isinstance(scheduler, ScheduleLR):
+                if self._planned_batches not in (None, trainer.num_training_batches):
+                    scheduler.total_steps = optimizer_steps(trainer)
+                scheduler.apply()
+        self._planned_batches = None
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Do not advance on a step that mixed precision has skipped."""
