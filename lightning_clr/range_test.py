@@ -123,6 +123,7 @@ class LRRangeTest(Callback):
         self.closer_look = closer_look
         self.snapshot_device = snapshot_device
         self.result: RangeTestResult | None = None
+        self._lr: float | None = None
         self._resumes = False
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -220,13 +221,14 @@ class LRRangeTest(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The result as plain numbers."""
-        return {} if self.result is None else {"result": self.result.state_dict()}
+        """The result, and the learning rate that the module was told, as plain numbers."""
+        return {} if self.result is None else {"result": self.result.state_dict(), "lr": self._lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the result from a checkpoint."""
         if "result" in state_dict:
             self.result = RangeTestResult.from_state_dict(state_dict["result"])
+            self._lr = state_dict.get("lr")
 
     def _use(self, trainer: Any, pl_module: Any, result: RangeTestResult) -> None:
         if result.bounds is None:
@@ -234,14 +236,16 @@ class LRRangeTest(Callback):
                 raise RuntimeError(result.summary())
             rank_zero_warn(f"{result.summary()}. The configured learning rate is kept.")
             return
-        apply_bounds(trainer.optimizers, _schedulers(trainer), result.bounds)
+        self._lr = apply_bounds(trainer.optimizers, _schedulers(trainer), result.bounds)
         self._tell(trainer, pl_module)
         rank_zero_info(result.summary())
 
     def _tell(self, trainer: Any, pl_module: Any) -> None:
         """Let the module and its hyper-parameters know the bounds in force."""
         if self.result is not None and self.result.bounds is not None:
-            lr = configured_lr(trainer.optimizers, _schedulers(trainer), self.result.bounds)
+            lr = self._lr  # not asked anew: another callback may have replaced the scheduler since
+            if lr is None:
+                lr = configured_lr(trainer.optimizers, _schedulers(trainer), self.result.bounds)
             loggers = trainer.loggers if logs_hyperparameters(pl_module) else []
             update_hyperparameters(pl_module, loggers, self.result.bounds, lr)
 
