@@ -108,6 +108,15 @@ class ScheduleLR(LRScheduler):
         self._optimizer = optimizer
         optimizer.register_step_post_hook(self._note_optimizer_step)
 
+    @property
+    def at_cycle_end(self) -> bool:
+        """Whether the optimizer step made last was the last of a cycle, see :meth:`Schedule.ends_cycle`.
+
+        A function of the position alone: it is true from the advance after that step until the next one, also over
+        batches that are only accumulated and steps that mixed precision skips in between.
+        """
+        return self.schedule.ends_cycle(self.last_epoch - 1, self.total_steps)
+
     def step(self, epoch: int | None = None) -> None:
         """Advance by one optimizer step, or to step ``epoch``."""
         self._step_count += 1
