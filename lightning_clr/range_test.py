@@ -10,7 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_clr.apply import apply_bounds, configured_lr, update_hyperparameters
 from lightning_clr.checks import require
 from lightning_clr.curve import FEWEST_POINTS, NOTHING_HAPPENED, STILL_IMPROVING, closer_range
-from lightning_clr.packages import Callback, lightning_name, package_of
+from lightning_clr.packages import Callback, callbacks_of_kind, lightning_name, package_of
 from lightning_clr.progress import progress_bar
 from lightning_clr.result import RangeTestResult
 from lightning_clr.snapshot import Snapshot
@@ -125,6 +125,7 @@ class LRRangeTest(Callback):
         self.result: RangeTestResult | None = None
         self._lr: float | None = None
         self._resumes = False
+        self._configured_lrs: list[list[Any]] = []
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Come first among the callbacks, so that none has acted on the configured learning rate yet."""
@@ -132,8 +133,12 @@ class LRRangeTest(Callback):
             trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Learn whether training resumes, before other callbacks load checkpoints of their own."""
+        """Learn whether training resumes, before other callbacks load checkpoints of their own or set the lr."""
         self._resumes = bool(trainer.ckpt_path)
+        if callbacks_of_kind(trainer, "LearningRateFinder"):  # which makes all groups alike, and misleads schedulers
+            self._configured_lrs = [
+                [copy.copy(group["lr"]) for group in one.param_groups] for one in trainer.optimizers
+            ]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Run the test and apply the bounds, unless training resumes or is a dry run."""
@@ -161,6 +166,9 @@ class LRRangeTest(Callback):
             ValueError: If there is no optimizer with a learning rate to sweep, or ``monitor`` is never logged.
         """
         require_sweepable(trainer)
+        for optimizer, lrs in zip(trainer.optimizers, self._configured_lrs, strict=False):
+            for group, lr in zip(optimizer.param_groups, lrs, strict=False):
+                group["lr"] = lr
         try:
             return self._sweep(trainer, pl_module)
         except AttributeError:

@@ -26,6 +26,7 @@ from pytorch_lightning.callbacks import (
     Timer,
 )
 from pytorch_lightning.loggers import CSVLogger
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LinearLR, OneCycleLR, SequentialLR, StepLR
 from torch.utils.data import DataLoader
 
 from lightning_clr import Cyclic, LRBounds
@@ -256,11 +257,56 @@ def test_lightnings_finder_does_not_reach_the_schedule(place):
     assert run.net.lr == (run.neighbour.optimal_lr.suggestion() if place is None else 0.1)
 
 
+TORCH = {
+    "StepLR": lambda optimizer: StepLR(optimizer, 50),
+    "warm-up": lambda optimizer: SequentialLR(optimizer, [LinearLR(optimizer, 0.1), StepLR(optimizer, 50)], [5]),
+    "CyclicLR": lambda optimizer: CyclicLR(optimizer, [0.01, 0.001], [0.1, 0.01]),
+    "none": lambda optimizer: None,
+}
+
+
+@pytest.mark.parametrize("make", TORCH.values(), ids=TORCH.keys())
+def test_lightnings_finder_does_not_mislead_other_schedulers(make):
+    """Two groups start as they do with the range test alone; the finder alone makes them alike."""
+
+    class TwoGroups(Net):
+        def configure_optimizers(self):
+            groups = [{"params": self.head.parameters()}, {"params": self.body.parameters(), "lr": 0.01}]
+            optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+            scheduler = make(optimizer)
+            return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    alone = fit(lambda: [Timer()], "after", module=TwoGroups)
+    runs = [fit(lambda: [LearningRateFinder(num_training_steps=30)], place, module=TwoGroups) for place in PLACES]
+
+    assert runs[0].lrs == runs[1].lrs == alone.lrs
+    assert alone.lrs[0][1] / alone.lrs[0][0] == pytest.approx(0.1)
+
+
 def test_lightnings_finder_and_the_test_see_the_same_model():
     """The finder's curve is the one that it records alone."""
     curves = [fit(lambda: [LearningRateFinder(num_training_steps=12)], place).neighbour for place in (None, *PLACES)]
 
     assert curves[0].optimal_lr.results == curves[1].optimal_lr.results == curves[2].optimal_lr.results
+
+
+@pytest.mark.parametrize("tested", [False, True])
+@pytest.mark.parametrize(
+    "finder",
+    [lambda: BatchSizeFinder(steps_per_trial=1, max_trials=2), lambda: LearningRateFinder(num_training_steps=5)],
+    ids=["BatchSizeFinder", "LearningRateFinder"],
+)
+def test_lightnings_finders_forget_a_resume(finder, tested):
+    """Training starts over, with the test or without: another three epochs, instead of the two that are left."""
+    first = quiet_trainer(max_epochs=1, callbacks=[AfterTrial(**SWEEP)] if tested else [])
+    first.fit(Net())
+    first.save_checkpoint("first.ckpt")
+
+    lrs, net = Rates(), Net()
+    trainer = quiet_trainer(max_epochs=3, callbacks=[finder(), lrs, *([AfterTrial(**SWEEP)] if tested else [])])
+    trainer.fit(net, ckpt_path="first.ckpt")
+
+    assert len(lrs.lrs) == 3 * 160 / net.batch_size
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -318,6 +364,27 @@ def test_backbone_does_not_overtake_the_head(place):
 
     assert ratios[:20] == pytest.approx(20 * [0.5])
     assert ratios[20:] == pytest.approx(20 * [1.0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda optimizer: CyclicLR(optimizer, 0.01, 0.1),
+        lambda optimizer: OneCycleLR(optimizer, 0.1, 60),
+        lambda optimizer: LambdaLR(optimizer, lambda step: 1.0),
+    ],
+    ids=["CyclicLR", "OneCycleLR", "LambdaLR"],
+)
+def test_no_group_can_join_under_some_of_torchs_schedulers(make):
+    """There is no range test here."""
+
+    class UnderTorch(Frozen):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.head.parameters(), lr=0.1, momentum=0.9)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), "interval": "step"}}
+
+    with pytest.raises((ValueError, KeyError)):
+        fit(lambda: [BackboneFinetuning(1)], module=UnderTorch)
 
 
 def test_backbone_goes_on_when_training_resumes():
