@@ -87,11 +87,6 @@ def apply_bounds(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bou
     for scheduler in schedulers:
         if hasattr(scheduler, "_last_lr"):
             scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
-    return configured_lr(optimizers, schedulers, bounds)
-
-
-def configured_lr(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bounds: LRBounds) -> float:
-    """The learning rate that the module could have been configured with: ``max_lr``, or the constant one."""
     scheduled = any(_drivers(optimizer, schedulers) for optimizer in optimizers)
     return bounds.max_lr if scheduled else constant_lr(bounds)
 

@@ -38,6 +38,7 @@ class CLRMixin:
 
     schedule: Schedule = OneCycle()
     lr_bounds: LRBounds | None = None
+    _planned_batches: float | None = None
 
     def __init__(
         self, *args: Any, schedule: Schedule | None = None, lr_bounds: LRBounds | None = None, **kwargs: Any
@@ -68,7 +69,20 @@ class CLRMixin:
         Raises:
             ValueError: If the schedule needs to know how long training lasts and the Trainer does not.
         """
+        if total_steps is None and self.schedule.needs_total_steps:
+            self._planned_batches = self.trainer.num_training_batches  # type: ignore[attr-defined]
         return scheduled(self, optimizer, self.schedule, self.lr_bounds, total_steps)
+
+    def on_fit_start(self) -> None:
+        """Start from the schedule's learning rate, and plan anew if a ``BatchSizeFinder`` has changed the length."""
+        super().on_fit_start()  # type: ignore[misc]
+        trainer = self.trainer  # type: ignore[attr-defined]
+        for scheduler in [config.scheduler for config in trainer.lr_scheduler_configs]:
+            if isinstance(scheduler, ScheduleLR):
+                if self._planned_batches not in (None, trainer.num_training_batches):
+                    scheduler.total_steps = optimizer_steps(trainer)
+                scheduler.apply()
+        self._planned_batches = None
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Do not advance on a step that mixed precision has skipped."""

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_clr.apply import apply_bounds, configured_lr, update_hyperparameters
+from lightning_clr.apply import apply_bounds, update_hyperparameters
 from lightning_clr.checks import require
 from lightning_clr.curve import FEWEST_POINTS, NOTHING_HAPPENED, STILL_IMPROVING, closer_range
 from lightning_clr.loggers import log_hyperparameters, log_result
-from lightning_clr.packages import Callback, lightning_name, package_of
+from lightning_clr.packages import Callback, callbacks_of_kind, lightning_name, package_of
 from lightning_clr.progress import progress_bar
 from lightning_clr.result import RangeTestResult
 from lightning_clr.snapshot import Snapshot
@@ -130,7 +130,9 @@ class LRRangeTest(Callback):
         self.closer_look = closer_look
         self.snapshot_device = snapshot_device
         self.result: RangeTestResult | None = None
+        self._lr = math.nan  # that the module was told
         self._resumes = False
+        self._configured_lrs: list[list[Any]] = []
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Come first among the callbacks, so that none has acted on the configured learning rate yet."""
@@ -138,8 +140,12 @@ class LRRangeTest(Callback):
             trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Learn whether training resumes, before other callbacks load checkpoints of their own."""
+        """Learn whether training resumes, before other callbacks load checkpoints of their own or set the lr."""
         self._resumes = bool(trainer.ckpt_path)
+        if callbacks_of_kind(trainer, "LearningRateFinder"):  # which makes all groups alike, and misleads schedulers
+            self._configured_lrs = [
+                [copy.copy(group["lr"]) for group in one.param_groups] for one in trainer.optimizers
+            ]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Run the test and apply the bounds, unless training resumes or is a dry run."""
@@ -167,6 +173,9 @@ class LRRangeTest(Callback):
             ValueError: If there is no optimizer with a learning rate to sweep, or ``monitor`` is never logged.
         """
         require_sweepable(trainer)
+        for optimizer, lrs in zip(trainer.optimizers, self._configured_lrs, strict=False):
+            for group, lr in zip(optimizer.param_groups, lrs, strict=False):
+                group["lr"] = lr
         try:
             return self._sweep(trainer, pl_module)
         except AttributeError:
@@ -227,17 +236,18 @@ class LRRangeTest(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The result as plain numbers."""
-        return {} if self.result is None else {"result": self.result.state_dict()}
+        """The result, and the learning rate that the module was told, as plain numbers."""
+        return {} if self.result is None else {"result": self.result.state_dict(), "lr": self._lr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the result from a checkpoint."""
         if "result" in state_dict:
             self.result = RangeTestResult.from_state_dict(state_dict["result"])
+            self._lr = state_dict["lr"]
 
     def _use(self, trainer: Any, pl_module: Any, result: RangeTestResult) -> None:
         if result.bounds is not None:
-            apply_bounds(torch_optimizers(trainer), _schedulers(trainer), result.bounds)
+            self._lr = apply_bounds(torch_optimizers(trainer), _schedulers(trainer), result.bounds)
             self._tell(trainer, pl_module)
             rank_zero_info(result.summary())
         with _loggers(trainer) as loggers:
@@ -250,8 +260,7 @@ class LRRangeTest(Callback):
     def _tell(self, trainer: Any, pl_module: Any) -> None:
         """Let the module and its hyper-parameters know the bounds in force."""
         if self.result is not None and self.result.bounds is not None:
-            lr = configured_lr(torch_optimizers(trainer), _schedulers(trainer), self.result.bounds)
-            changed = update_hyperparameters(pl_module, self.result.bounds, lr)
+            changed = update_hyperparameters(pl_module, self.result.bounds, self._lr)
             if logs_hyperparameters(pl_module):
                 with _loggers(trainer) as loggers:
                     log_hyperparameters(loggers, changed)

@@ -17,9 +17,14 @@ from lightning_clr.schedules import Schedule
 class ScheduleLR(LRScheduler):
     """Sets learning rate and momentum of every parameter group to what a :class:`Schedule` says.
 
-    The bounds belong to the group with the largest learning rate; every other group keeps its ratio to it, also a group
-    that is added later. A learning rate that is a tensor stays that tensor, filled in place. Momentum moves only in
-    groups that use it: ``momentum`` above zero, or ``betas[0]`` above zero (beta2 is never touched).
+    The bounds belong to the group with the largest learning rate; every other group keeps its ratio to it. A learning
+    rate that is a tensor stays that tensor, filled in place. Momentum moves only in groups that use it: ``momentum``
+    above zero, or ``betas[0]`` above zero (beta2 is never touched).
+
+    A group that is added later joins in the ratio of its ``initial_lr`` to ``reference_lr`` if it brings one, and
+    otherwise of its learning rate to the one in force. Whoever sets its learning rate afterwards, as Lightning's
+    ``BackboneFinetuning`` does at every epoch, sets that ratio anew. The learning rates of the other groups are the
+    schedule's alone.
 
     Resuming continues at the checkpoint's position, with the checkpoint's bounds. If training has become longer or
     shorter, also by another number of devices, the position on the schedule of the *new* length counts, and one warning
@@ -87,9 +92,30 @@ class ScheduleLR(LRScheduler):
         self.bounds = schedule.bounds_below(reference_lr) if bounds is None else bounds
         self.ratios = [lr / reference_lr for lr in lrs]
         self.optimizer_stepped = False
+        self._reference_lr = reference_lr
         self._lr = 0.0
-        optimizer.register_step_post_hook(self._note_optimizer_step)
+        self._num_first_groups = len(lrs)
+        self._late_lrs: list[float] = []  # as last written
         super().__init__(optimizer, last_epoch)  # makes the first step
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; another one may take its place, as finetuning-scheduler does."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        optimizer.register_step_post_hook(self._note_optimizer_step)
+
+    @property
+    def at_cycle_end(self) -> bool:
+        """Whether the optimizer step made last was the last of a cycle, see :meth:`Schedule.ends_cycle`.
+
+        A function of the position alone: it is true from the advance after that step until the next one, also over
+        batches that are only accumulated and steps that mixed precision skips in between.
+        """
+        return self.schedule.ends_cycle(self.last_epoch - 1, self.total_steps)
 
     def step(self, epoch: int | None = None) -> None:
         """Advance by one optimizer step, or to step ``epoch``."""
@@ -100,7 +126,7 @@ class ScheduleLR(LRScheduler):
 
     def apply(self) -> None:
         """Write the current learning rate and momentum into the groups, whoever else has changed them."""
-        self._meet_new_groups()
+        self._heed_late_groups()
         self._lr = self.schedule.lr(self.last_epoch, self.total_steps, self.bounds)
         momentum = self.schedule.momentum(self.last_epoch, self.total_steps)
         self._last_lr = self.get_lr()
@@ -108,6 +134,7 @@ class ScheduleLR(LRScheduler):
             group["lr"] = refilled(group["lr"], lr)
             if momentum is not None:
                 _set_momentum(group, momentum)
+        self._late_lrs = [float(group["lr"]) for group in self.optimizer.param_groups[self._num_first_groups :]]
 
     def get_lr(self) -> list[float | Tensor]:
         """Learning rate of each group at the current step."""
@@ -120,7 +147,7 @@ class ScheduleLR(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """Position, length, bounds and ratios as plain numbers (loads under ``weights_only=True``)."""
-        self._meet_new_groups()
+        self._heed_late_groups()
         return {
             "last_epoch": self.last_epoch,
             "total_steps": self.total_steps,
@@ -134,6 +161,7 @@ class ScheduleLR(LRScheduler):
         self.last_epoch = state_dict["last_epoch"]
         self.bounds = LRBounds(state_dict["base_lr"], state_dict["max_lr"])
         self.ratios = list(state_dict["ratios"])
+        self._late_lrs = []  # what the groups have now was not written in these ratios
         self.apply()
         changed = self.schedule.needs_total_steps and state_dict["total_steps"] not in (None, self.total_steps)
         if changed and _speaks_for_all_ranks():
@@ -145,9 +173,15 @@ class ScheduleLR(LRScheduler):
                 stacklevel=2,
             )
 
-    def _meet_new_groups(self) -> None:
-        for group in self.optimizer.param_groups[len(self.ratios) :]:  # their lr was chosen in view of the lr in force
-            self.ratios.append(float(group["lr"]) / (self._lr or self.bounds.max_lr))
+    def _heed_late_groups(self) -> None:
+        lr_in_force = self._lr or self.bounds.max_lr
+        late = self.optimizer.param_groups[self._num_first_groups :]
+        for index, (group, written) in enumerate(zip(late, self._late_lrs, strict=False), self._num_first_groups):
+            if float(group["lr"]) != written:
+                self.ratios[index] = float(group["lr"]) / lr_in_force
+        for group in self.optimizer.param_groups[len(self.ratios) :]:
+            brought = group.get("initial_lr")
+            self.ratios.append(float(group["lr"]) / lr_in_force if brought is None else brought / self._reference_lr)
 
     def _note_optimizer_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         found_inf = getattr(optimizer, "found_inf", None)  # fused optimizers skip inside their kernel

@@ -39,6 +39,15 @@ class Schedule(ABC):
         """Momentum (or Adam's beta1) of optimizer step ``step``; ``None`` leaves momentum alone."""
         return None
 
+    def ends_cycle(self, step: int, total_steps: int | None) -> bool:
+        """Whether optimizer step ``step`` is the last of a cycle: here, of training.
+
+        Example:
+            >>> [step for step in range(9) if OneCycle().ends_cycle(step, 8)]
+            [7]
+        """
+        return total_steps is not None and step == total_steps - 1
+
     @property
     def needs_total_steps(self) -> bool:
         """Whether the policy cannot be computed without the length of training."""
@@ -254,6 +263,28 @@ class Cyclic(Schedule):
             return None
         height, scale = self._height_and_scale(step, total_steps)
         return self.max_momentum - (self.max_momentum - self.base_momentum) * height * scale
+
+    def ends_cycle(self, step: int, total_steps: int | None) -> bool:
+        """Whether optimizer step ``step`` is the last of a cycle: the one at the foot, where ``lr`` is ``base_lr``.
+
+        If training is no whole number of steps per cycle, so that a foot falls between two steps, the nearer one counts
+        (the earlier of two equally near). A cycle that training breaks off has no end.
+
+        Example:
+            >>> three_up_one_down = Cyclic(step_size=3, step_size_down=1)
+            >>> [step for step in range(12) if three_up_one_down.ends_cycle(step, None)]
+            [4, 8]
+            >>> [step for step in range(16) if Cyclic(cycles=3).ends_cycle(step, 16)]
+            [5, 10, 15]
+        """
+        if self.step_size is not None:
+            in_training = step > 0 and (total_steps is None or step < total_steps)
+            return in_training and step % (self.step_size + (self.step_size_down or self.step_size)) == 0
+        if super().ends_cycle(step, total_steps):
+            return True
+        cycles, last = self.cycles or 4, _known(total_steps) - 1
+        # feet up to half a step after this step, and up to half a step before it
+        return 0 < step < last and (2 * step + 1) * cycles // (2 * last) > (2 * step - 1) * cycles // (2 * last)
 
     def _height_and_scale(self, step: int, total_steps: int | None) -> tuple[float, float]:
         if total_steps is not None:

@@ -24,12 +24,13 @@ def quiet(monkeypatch):
 
 
 @pytest.mark.usefixtures("quiet")
-def test_readme_code_runs(tmp_path, capsys):
+def test_readme_code_runs(tmp_path, capsys, monkeypatch):
     """Block after block, with the model and the data of the reader."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     names = {"model": Plain(), "train_dataloaders": loader(), "val_dataloaders": loader(64)}
 
     for block in blocks:
+        monkeypatch.setenv("PL_TRAINER_ENABLE_CHECKPOINTING", str("ModelCheckpoint" in block))
         exec(compile(block, "README.md", "exec"), names)
 
     assert len(blocks) >= 4

@@ -586,6 +586,56 @@ def test_new_bounds_reach_a_group_that_was_just_added():
     assert lrs_of(optimizer) == pytest.approx([10.0, 5.0])
 
 
+def test_added_group_follows_whoever_sets_its_learning_rate():
+    """Another ratio from then on; the groups that were there from the start follow the schedule alone."""
+    optimizer = SGD(groups(1.0))
+    scheduler = ScheduleLR(optimizer, UP_AND_DOWN, None, BOUNDS)
+    optimizer.add_param_group(groups(0.5)[0])
+    take_step(optimizer, scheduler)
+    first, late = optimizer.param_groups
+    first["lr"], late["lr"] = 100.0, 0.2
+
+    assert train_lrs(optimizer, scheduler, 3)[1:] == [pytest.approx(row) for row in ([3, 0.3], [2, 0.2])]
+
+
+def test_ratio_that_was_set_by_hand_survives_a_checkpoint():
+    """Also if nobody has stepped in between."""
+    optimizer = SGD(groups(1.0))
+    scheduler = ScheduleLR(optimizer, UP_AND_DOWN, None, BOUNDS)
+    optimizer.add_param_group(groups(0.5)[0])
+    take_step(optimizer, scheduler)
+    optimizer.param_groups[1]["lr"] = 0.2
+    state = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+
+    other = SGD(groups(1.0))
+    resumed = ScheduleLR(other, UP_AND_DOWN, None, BOUNDS)
+    other.add_param_group(groups(0.7)[0])
+    other.load_state_dict(state[0])
+    resumed.load_state_dict(state[1])
+
+    assert lrs_of(other) == pytest.approx([2, 0.2])
+    assert train_lrs(other, resumed, 2)[1] == pytest.approx([3, 0.3])
+
+
+def test_added_group_may_name_its_learning_rate_at_the_top():
+    """`initial_lr` is to the configured learning rate as the group is to the others, as if there from the start."""
+    optimizer = SGD(groups(4.0))
+    scheduler = ScheduleLR(optimizer, UP_AND_DOWN, None, BOUNDS)
+    optimizer.add_param_group({**groups(0.4)[0], "initial_lr": 0.4})
+
+    assert train_lrs(optimizer, scheduler, 3)[1:] == [pytest.approx(row) for row in ([2, 0.2], [3, 0.3])]
+
+
+def test_another_optimizer_may_take_the_place_of_the_first():
+    """Whether a step was made is told by the one in place."""
+    scheduler = ScheduleLR(SGD(groups(1.0)), UP_AND_DOWN, None, BOUNDS)
+    scheduler.optimizer = SGD(groups(1.0))
+    scheduler.optimizer.step()
+
+    assert scheduler.optimizer_stepped
+    assert train_lrs(scheduler.optimizer, scheduler, 2)[1] == [2.0]
+
+
 @optimizers
 @pytest.mark.parametrize("cut", [4, 5, 7, 8, 9])
 def test_resuming_with_an_added_group_is_exact(make, cut):
