@@ -1,6 +1,6 @@
 import os
 
-# loggers' libraries read these when they are imported: nothing is sent anywhere, and no thread of theirs draws numbers
+# loggers' libraries read these when they are imported: nothing is sent anywhere
 os.environ.update(
     MLFLOW_ALLOW_FILE_STORE="true",
     MLFLOW_DISABLE_TELEMETRY="true",

@@ -358,6 +358,8 @@ class Draws(Logger):
 
 
 def weights_after(logger, lr, *callbacks):
+    # made before the seed: MLflow draws as many numbers for a new experiment as its UUID has leading zeros
+    getattr(logger, "experiment", None)
     seed_everything(2)
     module = Drops(lr)
     quiet_trainer(max_epochs=1, logger=logger, callbacks=[*callbacks], log_every_n_steps=4).fit(
