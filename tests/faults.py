@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from exactness import SWEEP, digest
+from exactness import STEPS, digest
 from models import Scheduled, blobs, loader, quiet_trainer
 from pytorch_lightning import Callback, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_clr import LRBounds, LRRangeTest, RangeTestResult
 
 RANK = int(os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
+SWEEP = {"min_lr": 1e-3, "max_lr": 10.0, "num_steps": STEPS, "stop_factor": None}  # learns, and then diverges
 BATCHES = 5 if RANK else 9
 """Of a stream, which ends earlier on one rank than on the other."""
 

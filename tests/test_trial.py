@@ -768,6 +768,8 @@ def weight_averaging():
 
 @scenario
 def exponential_moving_average():
+    if not hasattr(pl.callbacks, "EMAWeightAveraging"):
+        pytest.skip("Lightning has it from 2.6 on")
     return Case(callbacks=lambda: [pl.callbacks.EMAWeightAveraging()])
 
 
