@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -28,6 +29,14 @@ from lightning_clr.snapshot import Snapshot, count_as_users, is_restorable, rng_
 from lightning_clr.zero import is_deepspeed, remember_zero, torch_optimizers
 
 _TESTED = "2.2 to 2.6"
+_NEEDED = (
+    *(f"fit_loop.{name}" for name in ("_data_source", "_combined_loader", "_data_fetcher", "max_batches")),
+    *(f"fit_loop.epoch_loop.{name}" for name in ("advance", "reset", "_results._get_cache")),
+    *(f"fit_loop.epoch_loop.val_loop.{name}" for name in ("run", "_data_source", "_combined_loader", "_max_batches")),
+    *(f"_logger_connector.{name}" for name in ("_callback_metrics", "_first_loop_iter", "_current_fx")),
+    "_logger_connector.epoch_end_reached",
+)
+"""What the trial asks of a trainer that Lightning does not promise."""
 _START_HOOKS = ("on_train_start", "on_train_epoch_start")
 
 
@@ -450,21 +459,18 @@ def _wrap_again(strategy: Any, wrapped: Any, error: type[BaseException] | None, 
 
 
 def _require_known_lightning(trainer: Any) -> None:
-    loop = trainer.fit_loop
-    needed = {
-        loop: ("epoch_loop", "_data_source", "_combined_loader", "_data_fetcher", "max_batches"),
-        loop.epoch_loop: ("advance", "reset", "val_loop", "_results"),
-        loop.epoch_loop.val_loop: ("run", "_data_source", "_combined_loader", "_max_batches"),
-        trainer._logger_connector: ("_callback_metrics", "_first_loop_iter", "_current_fx", "epoch_end_reached"),
-    }
-    missing = [
-        f"{type(owner).__name__}.{name}"
-        for owner, names in needed.items()
-        for name in names
-        if not hasattr(owner, name)
-    ]
+    missing = [name for name in _NEEDED if not _has(trainer, name)]
     if missing:
         raise RuntimeError(
-            f"The range test drives Lightning's training loop and knows versions {_TESTED}; in the installed one"
-            f" {', '.join(missing)} is missing. Install a known version, or remove `LRRangeTest` and set the bounds."
+            f"The range test drives Lightning's training loop and knows versions {_TESTED}; in the installed one,"
+            f" the trainer has no {', '.join(missing)}. Install a known version, or remove `LRRangeTest` and set"
+            " the bounds."
         )
+
+
+def _has(trainer: Any, name: str) -> bool:
+    try:
+        attrgetter(name)(trainer)
+    except AttributeError:
+        return False
+    return True

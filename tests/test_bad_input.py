@@ -1,6 +1,7 @@
 """What is refused, with which words: what was expected, what came, what to do."""
 
 import math
+from operator import attrgetter
 
 import pytest
 import torch
@@ -358,3 +359,18 @@ def test_bad_module_is_refused_before_training(make, run, error, message):
         run(module)
 
     torch.testing.assert_close(dict(module.state_dict()), weights, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["advance", "_results._get_cache"])
+def test_unknown_lightning_is_told_before_the_first_step(name, monkeypatch):
+    """One that has renamed what the trial needs: what is missing, what is known, what to do."""
+    trainer, module = quiet_trainer(max_epochs=1, callbacks=[LRRangeTest()]), Plain()
+    *path, last = name.split(".")
+    owner = type(attrgetter(".".join(path))(trainer.fit_loop.epoch_loop) if path else trainer.fit_loop.epoch_loop)
+    monkeypatch.delattr(owner, last)
+    before = module.head.weight.clone()
+
+    with pytest.raises(RuntimeError, match=rf"versions 2\.2 to 2\.6; .* no fit_loop\.epoch_loop\.{name}\. Install"):
+        trainer.fit(module, loader())
+
+    assert torch.equal(module.head.weight, before)
