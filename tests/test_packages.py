@@ -148,6 +148,25 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked)
 """
+ONLY_LIGHTNING = (
+    NOT_INSTALLED.replace('"lightning"', '"pytorch_lightning"')
+    + """
+import lightning_clr
+import lightning.pytorch as L
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
+
+class Net(lightning_clr.CLRMixin, BoringModel):
+    def configure_optimizers(self):
+        return self.with_schedule(super().configure_optimizers()[0])
+
+test, net = lightning_clr.LRRangeTest(), Net()
+trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu", callbacks=test)
+trainer.fit(net, BoringDataModule())
+assert net.lr_schedulers().last_epoch == 64 and len(test.result.lrs) > 9
+sys.argv = ["train.py", "--trainer.logger=false", "--data=lightning.pytorch.demos.boring_classes.BoringDataModule"]
+assert isinstance(lightning_clr.CLRCLI(Net, run=False).trainer, L.Trainer)
+"""
+)
 BROKEN = """
 import os, sys
 
@@ -163,5 +182,12 @@ def test_package_that_cannot_be_imported_is_done_without(lightning):
     script = lightning + ONLY_PYTORCH_LIGHTNING
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_package_of_the_trainer_may_be_the_only_one():
+    """Callback, mixin and command line need no `pytorch_lightning`."""
+    done = subprocess.run([sys.executable, "-c", ONLY_LIGHTNING], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
