@@ -143,9 +143,8 @@ class LRRangeTest(Callback):
         """Learn whether training resumes, before other callbacks load checkpoints of their own or set the lr."""
         self._resumes = bool(trainer.ckpt_path)
         if callbacks_of_kind(trainer, "LearningRateFinder"):  # which makes all groups alike, and misleads schedulers
-            self._configured_lrs = [
-                [copy.copy(group["lr"]) for group in one.param_groups] for one in trainer.optimizers
-            ]
+            optimizers = torch_optimizers(trainer)
+            self._configured_lrs = [[group["lr"] for group in one.param_groups] for one in optimizers]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Run the test and apply the bounds, unless training resumes or is a dry run."""
@@ -173,7 +172,7 @@ class LRRangeTest(Callback):
             ValueError: If there is no optimizer with a learning rate to sweep, or ``monitor`` is never logged.
         """
         require_sweepable(trainer)
-        for optimizer, lrs in zip(trainer.optimizers, self._configured_lrs, strict=False):
+        for optimizer, lrs in zip(torch_optimizers(trainer), self._configured_lrs, strict=False):
             for group, lr in zip(optimizer.param_groups, lrs, strict=False):
                 group["lr"] = lr
         try:

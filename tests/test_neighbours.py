@@ -297,6 +297,25 @@ def test_lightnings_finder_does_not_mislead_other_schedulers(make):
     assert alone.lrs[0][1] / alone.lrs[0][0] == pytest.approx(0.1)
 
 
+def test_lightnings_finder_leaves_tensors_in_their_place():
+    """Compiled steps hold on to them: training has the very tensors it was configured with, and their ratio."""
+
+    class InTensors(Net):
+        def configure_optimizers(self):
+            self.tensors = [torch.tensor(0.1), torch.tensor(0.01)]
+            parts = zip((self.head, self.body), self.tensors, strict=True)
+            groups = [{"params": part.parameters(), "lr": lr} for part, lr in parts]
+            return torch.optim.SGD(groups, lr=0.1, foreach=False)
+
+    for place in PLACES:
+        run = fit(lambda: [LearningRateFinder(num_training_steps=30)], place, module=InTensors)
+
+        first, second = (group["lr"] for group in run.trainer.optimizers[0].param_groups)
+        assert first is run.net.tensors[0]
+        assert second is run.net.tensors[1]
+        assert float(second / first) == pytest.approx(0.1)
+
+
 def test_lightnings_finder_and_the_test_see_the_same_model():
     """The finder's curve is the one that it records alone."""
     curves = [fit(lambda: [LearningRateFinder(num_training_steps=12)], place).neighbour for place in (None, *PLACES)]
