@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from lightning_clr.bounds import LRBounds
 from lightning_clr.loggers import write_files
 from lightning_clr.mixin import CLRMixin, attach_schedule
-from lightning_clr.packages import PACKAGES, join_packages_in_use, package_of_class
+from lightning_clr.packages import join_packages_in_use, package_of_class, packages_in_use
 from lightning_clr.range_test import LRRangeTest, lr_range_test
 from lightning_clr.result import RangeTestResult
 from lightning_clr.schedules import Schedule
@@ -55,10 +55,8 @@ class CLRCLI(LightningCLI):
     def __new__(cls, *args: Any, **kwargs: Any) -> "CLRCLI":
         """Build on the LightningCLI of the package that model, data module or trainer come from."""
         known = (package_of_class(_class_made_by(value)) for value in (*args, *kwargs.values()))
-        imported = (name for name in PACKAGES if name in sys.modules)
-        package = next(filter(None, known), None) or next(imported, PACKAGES[0])
         join_packages_in_use()
-        return _built_on(cls, package)
+        return _built_on(cls, next(filter(None, known), packages_in_use()[0].__name__))
 
     def __reduce__(self) -> Any:
         """Spawned processes are sent it with the trainer."""
@@ -122,14 +120,14 @@ class CLRCLI(LightningCLI):
     @staticmethod
     def configure_optimizers(lightning_module: Any, optimizer: Optimizer, lr_scheduler: Any = None) -> Any:
         """Let ``--optimizer`` go with the module's schedule, and torch's cycles step per optimizer step."""
-        if lr_scheduler is None and isinstance(lightning_module, CLRMixin):
-            return lightning_module.with_schedule(optimizer)
-        scheduler: dict[str, Any] = {"scheduler": lr_scheduler}
+        if lr_scheduler is None:
+            return lightning_module.with_schedule(optimizer) if isinstance(lightning_module, CLRMixin) else optimizer
+        config = {"scheduler": lr_scheduler}
         if isinstance(lr_scheduler, CyclicLR | OneCycleLR):
-            scheduler["interval"] = "step"
+            config["interval"] = "step"
         if hasattr(lr_scheduler, "monitor"):  # Lightning's ReduceLROnPlateau
-            scheduler["monitor"] = lr_scheduler.monitor
-        return optimizer if lr_scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+            config["monitor"] = lr_scheduler.monitor
+        return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _value(self, key: str, config: Any = None) -> Any:
         config = self.config if config is None else config

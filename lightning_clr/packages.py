@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 
 
-def _packages_in_use() -> list[ModuleType]:
+def packages_in_use() -> list[ModuleType]:
+    """What has been imported by now of the two; if nothing has, what can be.
+
+    Raises:
+        ImportError: If neither can be imported.
+    """
     found, error = [], None
     for name in [name for name in PACKAGES if name in sys.modules] or PACKAGES:
         try:
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback as Callback
 else:
 
-    class Callback(*(package.Callback for package in _packages_in_use())):
+    class Callback(*(package.Callback for package in packages_in_use())):
         """A callback for the Trainer of each package in use."""
 
         def __new__(cls, *args, **kwargs):
@@ -39,7 +44,7 @@ else:
 
 def join_packages_in_use() -> None:
     """Make :class:`Callback` a callback of each package that is imported by now."""
-    late = [package for package in _packages_in_use() if not issubclass(Callback, package.Callback)]
+    late = [package for package in packages_in_use() if not issubclass(Callback, package.Callback)]
     if late:
         Callback.__bases__ += tuple(package.Callback for package in late)
 
