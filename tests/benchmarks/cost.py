@@ -1,13 +1,13 @@
 """What does a range test cost? ``python tests/benchmarks/cost.py [--quick]``.
 
-Each way of making N optimizer steps, as a whole call, in units of N steps of a bare PyTorch loop over the same model, data
-and batches, made in the same round. The learning rate stays low, so that nobody ends early.
+Each way of making N optimizer steps, as a whole call, in units of N steps of a bare PyTorch loop over the same model,
+data and batches, made in the same round. The learning rate stays low, so that nobody ends early.
 """
 
 import contextlib
 import io
+import math
 import statistics
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from ignite.engine import Engine
 from ignite.handlers import FastaiLRFinder
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningModule
 from pytorch_lightning.tuner import Tuner
-from report import in_turns, options, ratio, show
+from report import in_turns, options, ratio, show, trainer
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -84,14 +84,6 @@ def bare(width: int, steps: int) -> Callable[[], object]:
     return run
 
 
-def trainer(steps: int) -> Trainer:
-    """Writes and prints nothing."""
-    return Trainer(
-        accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tempfile.gettempdir(),
-    )  # fmt: skip
-
-
 def plain_fit(width: int, steps: int) -> Callable[[], object]:
     """Lightning's training without a test."""
     return partial(trainer(steps).fit, Net(width), data(steps))
@@ -150,10 +142,10 @@ CONTENDERS = {
 def main() -> None:
     """Time everything, and show it."""
     chosen = options(__doc__, "cost.json")
-    steps, repeats = (20, 2) if chosen.quick else (100, 21)
+    steps, repeats = (10, 1) if chosen.quick else (100, 21)
     found: dict[str, Any] = {}
     for name, width in NETS.items():
-        rounds = chosen.repeats or (repeats if width < 1000 else max(2, repeats // 3))
+        rounds = chosen.repeats or (repeats if width < 1000 else math.ceil(repeats / 3))
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             found[name] = in_turns({kind: partial(way, width, steps) for kind, way in CONTENDERS.items()}, rounds)
     rows = []

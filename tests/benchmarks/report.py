@@ -6,6 +6,7 @@ import json
 import logging
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import Trainer
 
 
 def options(description: str | None, output: str) -> argparse.Namespace:
@@ -21,11 +23,25 @@ def options(description: str | None, output: str) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small and few, within half a minute")
     parser.add_argument("--repeats", type=int, default=None, help="how often everything is timed")
     parser.add_argument("--output", type=Path, default=Path(output), help="where the numbers go")
+    quiet()
+    return parser.parse_args()
+
+
+def quiet() -> None:
+    """One thread and no chatter from here on."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return parser.parse_args()
+
+
+def trainer(steps: int, **kwargs: Any) -> Trainer:
+    """One that writes and prints nothing."""
+    one = {"accelerator": "cpu", "devices": 1, "max_steps": steps, "max_epochs": -1}
+    return Trainer(
+        **{**one, **kwargs}, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tempfile.gettempdir(),
+    )  # fmt: skip
 
 
 def in_turns(contenders: Mapping[str, Callable[[], Callable[[], object]]], repeats: int) -> dict[str, list[float]]:
@@ -42,8 +58,10 @@ def in_turns(contenders: Mapping[str, Callable[[], Callable[[], object]]], repea
             gc.collect()
             start = time.perf_counter()
             run()
+            end = time.perf_counter()
+            del run  # and what it holds
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(end - start)
     return seconds
 
 
