@@ -32,12 +32,11 @@ def require(
         ...
         ValueError: `num_steps` must be at least 10, got 3. More steps give a smoother curve.
     """
-    message = f"`{name}` must {rule}, got {value!r}. {advice}".rstrip()
     try:
-        passed = holds(value)
+        if holds(value):
+            return
     except TypeError:
-        raise TypeError(message) from None
+        error = TypeError
     except OverflowError:  # infinity is no whole number
-        passed = False
-    if not passed:
-        raise error(message)
+        pass
+    raise error(f"`{name}` must {rule}, got {value!r}. {advice}".rstrip())

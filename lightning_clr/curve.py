@@ -1,7 +1,9 @@
 """Reads the bounds off the recorded curve of a range test. Pure functions of lists of numbers."""
 
+import bisect
 import itertools
 import math
+import operator
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -57,7 +59,7 @@ def smooth(values: Sequence[float], width: float | None = None) -> list[float]:
         first, last = max(0, center - reach), min(len(values), center + reach + 1)
         weights = kernel[first - center + reach : last - center + reach]
         total = sum(weights)
-        smoothed.append(sum(w * v for w, v in zip(weights, values[first:last], strict=True)) / total)
+        smoothed.append(sum(map(operator.mul, weights, values[first:last])) / total)
     return smoothed
 
 
@@ -315,19 +317,23 @@ def _onset(sweeps: Iterable[_Sweep]) -> float | None:
     count the same. ``None`` if the losses are likelier to be noise of one variance throughout, or have risen from the
     start.
     """
-    points = [point for sweep in sweeps for point in sweep.distances()]
+    points = sorted(point for sweep in sweeps for point in sweep.distances())
     if not points:
         return None
-    fits = {onset: _misfit(points, onset) for onset, _ in points[:: math.ceil(len(points) / _CANDIDATES)]}
+    lrs, squares = zip(*points, strict=True)
+    fits = {onset: _misfit(lrs, squares, onset) for onset in lrs[:: math.ceil(len(lrs) / _CANDIDATES)]}
     onset = min(fits, key=fits.__getitem__)
-    variance = statistics.fmean(square for _, square in points)
+    variance = statistics.fmean(squares)
     return onset if fits[onset] < len(points) * (math.log(variance) + 1) - _EVIDENCE else None
 
 
-def _misfit(points: Iterable[tuple[float, float]], onset: float) -> float:
-    """Minus twice the log-likelihood, up to a constant, of an onset given ``(lr, squared distance)``."""
-    return sum(
-        math.log(variance) + square / variance
-        for lr, square in points
-        for variance in [min(1 + (lr / onset) ** 2, _OUTLIER**2)]
-    )
+def _misfit(lrs: Sequence[float], squares: Sequence[float], onset: float) -> float:
+    """Minus twice the log-likelihood, up to a constant, of an onset given rising ``lrs`` and squared distances."""
+    most = _OUTLIER**2
+    end = bisect.bisect_left(lrs, onset * math.sqrt(most - 1))
+    variances = [1 + (lr / onset) ** 2 for lr in lrs[:end]]
+    variances += [most] * (len(lrs) - end)
+    # the logarithm of a product of a hundred, which is below 1e121, is faster than a hundred logarithms
+    logarithms = (math.log(math.prod(variances[first : first + 100])) for first in range(0, len(variances), 100))
+    distances: Iterable[float] = map(operator.truediv, squares, variances)
+    return sum(logarithms) + sum(distances)

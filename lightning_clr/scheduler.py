@@ -126,19 +126,22 @@ class ScheduleLR(LRScheduler):
 
     def apply(self) -> None:
         """Write the current learning rate and momentum into the groups, whoever else has changed them."""
-        self._heed_late_groups()
-        self._lr = self.schedule.lr(self.last_epoch, self.total_steps, self.bounds)
-        momentum = self.schedule.momentum(self.last_epoch, self.total_steps)
-        self._last_lr = self.get_lr()
-        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+        groups, schedule = self._optimizer.param_groups, self.schedule
+        late = groups[self._num_first_groups :]
+        if late:
+            self._heed_late_groups()
+        self._lr = largest = schedule.lr(self.last_epoch, self.total_steps, self.bounds)
+        momentum = schedule.momentum(self.last_epoch, self.total_steps)
+        self._last_lr = [largest * ratio for ratio in self.ratios[: len(groups)]]
+        for group, lr in zip(groups, self._last_lr, strict=True):
             group["lr"] = refilled(group["lr"], lr)
             if momentum is not None:
                 _set_momentum(group, momentum)
-        self._late_lrs = [float(group["lr"]) for group in self.optimizer.param_groups[self._num_first_groups :]]
+        self._late_lrs = [float(group["lr"]) for group in late] if late else []
 
     def get_lr(self) -> list[float | Tensor]:
         """Learning rate of each group at the current step."""
-        return [self._lr * ratio for ratio in self.ratios[: len(self.optimizer.param_groups)]]
+        return [*self._last_lr]
 
     def set_bounds(self, bounds: LRBounds) -> None:
         """Move between other bounds from now on; position, ratios and momentum are kept."""
@@ -175,7 +178,7 @@ class ScheduleLR(LRScheduler):
 
     def _heed_late_groups(self) -> None:
         lr_in_force = self._lr or self.bounds.max_lr
-        late = self.optimizer.param_groups[self._num_first_groups :]
+        late = self._optimizer.param_groups[self._num_first_groups :]
         for index, (group, written) in enumerate(zip(late, self._late_lrs, strict=False), self._num_first_groups):
             if float(group["lr"]) != written:
                 self.ratios[index] = float(group["lr"]) / lr_in_force
@@ -190,7 +193,7 @@ class ScheduleLR(LRScheduler):
 
 def refilled(old: float | Tensor, value: float | Tensor) -> float | Tensor:
     """``value``, in place of ``old`` if that is a tensor: compiled graphs and captured steps hold on to it."""
-    return old.fill_(value) if isinstance(old, Tensor) else value
+    return value if isinstance(old, float) or not isinstance(old, Tensor) else old.fill_(value)  # floats are faster
 
 
 def _speaks_for_all_ranks() -> bool:
@@ -199,8 +202,9 @@ def _speaks_for_all_ranks() -> bool:
 
 
 def _set_momentum(group: dict[str, Any], momentum: float) -> None:
-    if group.get("momentum"):
-        group["momentum"] = refilled(group["momentum"], momentum)
+    old = group.get("momentum")
+    if old:
+        group["momentum"] = refilled(old, momentum)
     elif "betas" in group and group["betas"][0]:
         beta1, *others = group["betas"]
         group["betas"] = (refilled(beta1, momentum), *others)

@@ -131,35 +131,37 @@ class OneCycle(Schedule):
     def lr(self, step: int, total_steps: int | None, bounds: LRBounds) -> float:
         """Learning rate of optimizer step ``step`` of ``total_steps``."""
         total = _known(total_steps)
-        step = min(step, total - 1)
+        if step >= total:
+            step = total - 1
         last_lr = bounds.base_lr / self.final_div_factor
         if self.anneal == "smith":
             step_size = self._smith_step_size(total)
             if step >= min(2 * step_size, total - 1):
                 return last_lr
             return _along([(0, bounds.base_lr), (step_size, bounds.max_lr), (2 * step_size, 0.0)], step, _linear)
-        return self._along_phases(step, total, [bounds.base_lr, bounds.max_lr, bounds.base_lr, last_lr])
+        return self._along_phases(step, total, bounds.base_lr, bounds.max_lr, last_lr)
 
     def momentum(self, step: int, total_steps: int | None) -> float | None:
         """Momentum of optimizer step ``step``; ``None`` without ``cycle_momentum``."""
         if not self.cycle_momentum:
             return None
         total = _known(total_steps)
-        step = min(step, total - 1)
+        if step >= total:
+            step = total - 1
         high, low = self.max_momentum, self.base_momentum
         if self.anneal == "smith":  # a triangular2 wave that goes on, at half the amplitude, through the tail
             cycle, height = _triangle(step, self._smith_step_size(total), self._smith_step_size(total))
             return high - (high - low) * height * 0.5**cycle
-        return self._along_phases(step, total, [high, low, high, high])
+        return self._along_phases(step, total, high, low, high)
 
-    def _along_phases(self, step: int, total: int, values: Sequence[float]) -> float:
-        """Value at ``step`` between ``values`` at start, peak, end of the mirrored fall, and end of training."""
-        start, peak, back, last = values
+    def _along_phases(self, step: int, total: int, start: float, peak: float, last: float) -> float:
+        """Value at ``step`` on the way from ``start`` to ``peak``, with three phases back, and to ``last``."""
+        ease = _cosine if self.anneal == "cos" else _linear
         # torch places the ends of its phases one step early, which keeps the peak inside training
-        knots = [(0.0, start), (self.pct_start * total - 1, peak)]
+        top = self.pct_start * total - 1
         if self.three_phase:
-            knots.append((2 * self.pct_start * total - 2, back))
-        return _along([*knots, (total - 1, last)], step, _cosine if self.anneal == "cos" else _linear)
+            return _along(((0.0, start), (top, peak), (2 * top, start), (total - 1, last)), step, ease)
+        return _along(((0.0, start), (top, peak), (total - 1, last)), step, ease)
 
     def _smith_step_size(self, total: int) -> int:
         return max(1, round(self.pct_start * total))
@@ -351,9 +353,10 @@ class Sweep(Schedule):
 
 
 def _known(total_steps: int | None) -> int:
-    require("total_steps", total_steps, "be known to this schedule", lambda total: total is not None)
-    assert total_steps is not None
-    require("total_steps", total_steps, "be at least 1", lambda total: total >= 1)
+    if not isinstance(total_steps, int) or total_steps < 1:
+        require("total_steps", total_steps, "be known to this schedule", lambda total: total is not None)
+        require("total_steps", total_steps, "be at least 1", lambda total: total >= 1)
+        assert total_steps is not None
     return total_steps
 
 
@@ -366,8 +369,8 @@ def _triangle(step: int, up: int, down: int) -> tuple[int, float]:
 def _along(knots: Sequence[tuple[float, float]], step: int, ease: Callable[[float, float, float], float]) -> float:
     """Value at ``step`` of the curve through ``knots``, pairs of position and value; zero-width legs are skipped."""
     start, value = knots[0]
-    for end, target in knots[1:]:
-        if step <= end and start < end:
+    for end, target in knots:
+        if start < end and step <= end:
             return ease(value, target, (step - start) / (end - start))
         start, value = end, target
     return value

@@ -69,7 +69,6 @@ class Snapshot:
             for undo in self._undo:
                 stack.callback(undo)
 
-    @torch.no_grad()
     def add(self, value: Any, data: bool = False) -> None:
         """Remember ``value`` and all that it reaches.
 

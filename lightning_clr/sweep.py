@@ -1,5 +1,6 @@
 """One sweep in progress: the rising learning rate, the value of every step, and when it has diverged."""
 
+import collections
 import inspect
 import math
 import statistics
@@ -8,7 +9,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torchmetrics.aggregation import MeanMetric
 
 from lightning_clr.apply import peak_lrs, peak_momentum
 from lightning_clr.bounds import LRBounds
@@ -20,6 +20,7 @@ from lightning_clr.trial import Trial
 from lightning_clr.zero import is_deepspeed, require_known_zero, torch_optimizers
 
 _PATIENCE = 100  # accumulation windows without an optimizer step
+_LAG = 1  # a GPU is given this many steps more before their values are asked for, so that it never waits
 
 
 class SweepPlan(Protocol):
@@ -57,7 +58,9 @@ class SweepRecording:
         self._skips = is_deepspeed(trainer) or getattr(trainer.precision_plugin, "scaler", None) is not None
         self._diverged = False
         self._lowest = math.inf
-        self._mean = MeanMetric(sync_on_compute=False, nan_strategy="disable").to(trainer.strategy.root_device)
+        self._window: list[Tensor] = []  # the values of the batches since the last step
+        self._unread = collections.deque[tuple[float, _Reading]]()
+        self._lag = _LAG if trainer.strategy.root_device.type == "cuda" else 0
         this.on_optimizer_step = self._apply
 
     @property
@@ -68,8 +71,14 @@ class SweepRecording:
     def record(self, after_step: Callable[[int], object]) -> None:
         """All steps until the sweep has ended, with a call after each that tells how many there are to be."""
         while not self.ended:
-            self.record_step()
+            try:
+                self.record_step()
+            except Exception:
+                self._read()
+                if not self._diverged:  # else this step would not have been made, had its forerunners been read
+                    raise
             after_step(self.num_steps)
+        self._read()
 
     def record_step(self) -> None:
         """One optimizer step, over as many batches as it accumulates."""
@@ -77,7 +86,7 @@ class SweepRecording:
         for _ in range(patience):
             value = self._monitored(self.trial.run_batch())
             if value is not None:
-                self._mean.update(value)
+                self._window.append(value)
             if self._is_over(value) and self._record_value():
                 break
         else:
@@ -94,20 +103,22 @@ class SweepRecording:
         if any(sweep.optimizer_stepped for sweep in self.sweeps):
             return True
         mean = self._over_ranks(value) if self._skips else None
-        return mean is not None and not math.isfinite(mean)
+        return mean is not None and not math.isfinite(float(mean))
 
     def _record_value(self) -> bool:
         """Whether this step counts: not if no rank has a value, since the module has skipped it."""
         if not self.validates:
-            value = self._over_ranks(self._mean.compute() if self._mean.update_called else None)
-            self._mean.reset()
+            window, self._window = self._window, []
+            value = self._over_ranks(sum(window[1:], window[0]) / len(window) if window else None)
         elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.num_steps - 1:
             value = self._over_ranks(self._logged(self.trial.validate()))
         else:
             return True
         if value is not None:
-            self._append(value)
-        elif not self.values:
+            lr = self.sweeps[0].schedule.lr(self.step, self.num_steps, self.sweeps[0].bounds)
+            self._unread.append((lr, _Reading(value)))
+            self._read(0 if self.validates else self._lag)
+        elif not self.values and not self._unread:
             raise ValueError(
                 "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
                 f" set `monitor` to one of the logged metrics: {sorted(self.trial.names)}."
@@ -125,20 +136,29 @@ class SweepRecording:
             sweep.total_steps = self.num_steps
             sweep.set_bounds(LRBounds(self.plan.min_lr, self.plan.max_lr * factor**more))
 
-    def _append(self, value: float) -> None:
-        self.lrs.append(self.sweeps[0].schedule.lr(self.step, self.num_steps, self.sweeps[0].bounds))
-        self.values.append(value)
-        self._diverged = self._has_diverged()
+    def _read(self, lag: int = 0) -> None:
+        """Take in the values of all steps but the last ``lag``, which the device may still be at.
 
-    def _over_ranks(self, value: Tensor | None) -> float | None:
+        The lag is the same on all ranks, so that they end together; steps after the one that has diverged leave none.
+        """
+        while len(self._unread) > lag and not self._diverged:
+            lr, value = self._unread.popleft()
+            self.lrs.append(lr)
+            self.values.append(float(value))
+            self._diverged = self._has_diverged()
+
+    def _over_ranks(self, value: Tensor | None) -> Tensor | None:
         """The plain mean over the ranks that have a value, whatever their batch sizes, as with gradients.
 
         One small tensor is gathered (``reduce`` would make it two), so that all decide alike; ``None`` if none has one.
+        Only a rank that has none itself waits for the others' answer.
         """
-        mine = self._scalar(0.0 if value is None else value)
-        pairs = self.trainer.strategy.all_gather(torch.stack([mine, self._scalar(value is not None)]))
-        total, ranks = pairs.reshape(-1, 2).sum(0).tolist()
-        return total / ranks if ranks else None
+        if self.trainer.world_size == 1:
+            return value
+        device = self.trainer.strategy.root_device
+        mine = torch.zeros(2, device=device) if value is None else torch.stack([value, torch.ones_like(value)])
+        total, ranks = self.trainer.strategy.all_gather(mine).reshape(-1, 2).sum(0)
+        return total / ranks if value is not None or ranks else None
 
     def _monitored(self, loss: Tensor | None) -> Tensor | None:
         """The value of the batch just run; ``None`` without one, a placeholder if validation is what counts."""
@@ -158,7 +178,7 @@ class SweepRecording:
                 lambda _: points >= FEWEST_POINTS,
                 f"Validating that often in {self.num_steps} steps gives {points}: lower it, or raise `num_steps`.",
             )
-        return self._scalar(torch.zeros(()))
+        return torch.zeros((), device=self.trainer.strategy.root_device)
 
     def _logged(self, metrics: dict[str, Tensor]) -> Tensor:
         name, names = self.plan.monitor, self.trial.names | metrics.keys()
@@ -187,6 +207,23 @@ class SweepRecording:
         self._lowest = min(self._lowest, recent)
         untrained = max(self.values[:5])
         return recent > max(self._lowest + (self.plan.stop_factor - 1) * abs(self._lowest), untrained)
+
+
+class _Reading:
+    """A number on its way from the device; to read it waits for the step that made it, not for later ones."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._arrived: torch.cuda.Event | None = None
+        self._value = value
+        if value.is_cuda:
+            self._value = value.to("cpu", non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record(torch.cuda.current_stream(value.device))
+
+    def __float__(self) -> float:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return float(self._value)
 
 
 def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:

@@ -40,6 +40,51 @@ def test_payoff_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     assert table.count("\n") == 4
 
 
+def test_cost_benchmark_prints_a_table_and_writes_numbers(tmp_path):
+    """Six ways of making steps, on two nets, once each."""
+    table, found = quick("cost.py", tmp_path)
+
+    assert table.count("\n") == 8
+    assert list(found["seconds"]) == ["MLP 64-64-64-10", "MLP 64-2048-2048-10"]
+    assert all(len(ways) == 6 and all(map(len, ways.values())) for ways in found["seconds"].values())
+
+
+def test_schedule_benchmark_prints_a_table_and_writes_numbers(tmp_path):
+    """Two schedules and torch's two, on three numbers of groups; steps leave no memory behind that grows."""
+    table, found = quick("schedule_step.py", tmp_path)
+
+    assert table.count("\n") == 6
+    assert all(set(cells) == {"bytes left", "1", "10", "1000"} for cells in found.values())
+    assert all(cells["bytes left"] < 2000 for cells in found.values()), "of a hundred steps"
+
+
+def test_snapshot_benchmark_prints_a_table_and_writes_numbers(tmp_path):
+    """Two sizes; a snapshot holds each weight once."""
+    table, found = quick("snapshots.py", tmp_path)
+
+    assert table.count("\n") == 4
+    assert {millions: numbers["bytes"] for millions, numbers in found.items()} == {"1": 4_000_000, "4": 16_000_000}
+    assert all(len(numbers["seconds"]) == 6 for numbers in found.values())
+
+
+def test_memory_benchmark_prints_a_table_and_writes_numbers(tmp_path):
+    """One optimizer; a process that trains needs more than its weights."""
+    table, found = quick("memory.py", tmp_path)
+
+    assert table.count("\n") == 3
+    assert found["SGD"]["weights"] == 4 * 10 * 4 * (500 * 500 + 500)
+    assert min(found["SGD"]["untested"], found["SGD"]["tested"]) > found["SGD"]["weights"]
+
+
+def test_ranks_benchmark_prints_a_table_and_writes_numbers(tmp_path):
+    """One process and two."""
+    table, found = quick("ranks_cost.py", tmp_path)
+
+    assert table.count("\n") == 4
+    assert all(set(ranks) == {"training", "sweep"} for ranks in found.values())
+    assert list(found) == ["1", "2"]
+
+
 def test_truth_is_known_for_every_task():
     """The file holds scores of 33 learning rates and three seeds, for both uses of a learning rate."""
     truth = json.loads((BENCHMARKS / "truth.json").read_text())

@@ -113,10 +113,8 @@ def test_mathematics_needs_no_torch(room):
     """Only the standard library, and each other."""
     packages = {name.partition(".")[0] for name in imported(SOURCES[room])}
 
-    assert packages <= {"abc", "collections", "dataclasses", "itertools", "lightning_clr", "math"} | {
-        "statistics",
-        "typing",
-    }
+    standard = {"abc", "bisect", "collections", "dataclasses", "itertools", "math", "operator", "statistics", "typing"}
+    assert packages <= standard | {"lightning_clr"}
 
 
 @pytest.mark.parametrize(("room", "allowed"), MAY_IMPORT.items(), ids=MAY_IMPORT.keys())
