@@ -58,7 +58,7 @@ class Record(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         group = trainer.optimizers[0].param_groups[0]
         self.lrs.append(group["lr"])
-        self.momenta.append(group["momentum"])
+        self.momenta.append(group.get("momentum"))
 
 
 def loaders(batch_size=32):

@@ -1,0 +1,49 @@
+"""The LR range test as Smith draws it, and as it is usually drawn today.
+
+Left: validation accuracy against a linearly rising learning rate. ``base_lr`` is where accuracy starts to rise,
+``max_lr`` where it slows down, becomes ragged or falls (Smith 2017, section 3.3 and Figure 3). Right: training loss against
+an exponentially rising one, which needs no idea of the right decade (after Gugger and fastai). Both by ``lr_range_test``,
+which trains nothing; the linear one goes up to ten times the ``max_lr`` that the other has found.
+
+Writes ``range_test_smith.svg``.
+
+    python examples/range_test_smith.py
+"""
+
+import torch
+from digits import DefaultRate
+from images import batches, digits, quiet_trainer
+from pictures import panels, save
+from pytorch_lightning import seed_everything
+
+from lightning_clr import lr_range_test
+
+
+def sweep(num_steps, **how):
+    """A range test of the network of ``digits.py``."""
+    seed_everything(0, verbose=False)
+    return lr_range_test(quiet_trainer(num_steps), DefaultRate(), *batches(digits(), 32), num_steps=num_steps, **how)
+
+
+def main(num_steps=100):
+    """Sweep twice, print, draw; returns the linear and the exponential result."""
+    torch.set_num_threads(1)
+    exponential = sweep(num_steps)
+    highest = 10 * exponential.bounds.max_lr
+    linear = sweep(
+        2 * num_steps, mode="linear", min_lr=highest / 1000, max_lr=highest, monitor="val_acc", monitor_mode="max",
+        val_every_n_steps=1,
+    )  # fmt: skip
+    figure, axes = panels(1, 2)
+    for axis, result, title in zip(
+        axes, (linear, exponential), ("Smith: accuracy, linear", "loss, exponential"), strict=True
+    ):
+        result.plot(axis)
+        axis.set_title(title)
+        print(f"{result.mode:<12}{result.summary()}")
+    save(figure, "range_test_smith")
+    return linear, exponential
+
+
+if __name__ == "__main__":
+    main()
