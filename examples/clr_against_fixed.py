@@ -1,18 +1,18 @@
 """Cyclical learning rates against a fixed one: the figure that the article opens with.
 
-Smith (2017, Figure 1 and Table 1) trains Caffe's small CIFAR-10 network to 81.4 % test accuracy, in 70,000 iterations with
-a fixed learning rate and its two drops, and in 25,000 with CLR. (The article calls that training accuracy.) The CLR run
-is no plain triangular policy but has three stages of whole cycles, each at a tenth of the learning rates before
-(Table 2):
+Smith (2017, Figure 1 and Table 1) trains Caffe's small CIFAR-10 network to 81.4 % test accuracy, in 70,000 iterations
+with a fixed learning rate and its two drops, and in 25,000 with CLR. (The article calls that training accuracy.) The
+CLR run is no plain triangular policy but has three stages of whole cycles, each at a tenth of the learning rates
+before (Table 2):
 
     0.001 to 0.005      stepsize 2,000   until iteration 16,000
     0.0001 to 0.0005    stepsize 1,000   until iteration 22,000
     0.00001 to 0.00005  stepsize 500     until iteration 25,000
 
-Here are that network with its initial weights, its decay and its doubled learning rate of the biases, that fixed baseline
-(0.001, from 60,000 a tenth, from 65,000 a hundredth), these stages, and Smith's control ``decay`` (once down from the
-upper to the lower bound over one stepsize, then constant; section 4.1.1). Images are 0 to 255 less their mean, in batches
-of 100. By the same code:
+Here are that network with its initial weights, its decay and its doubled learning rate of the biases, that fixed
+baseline (0.001, from 60,000 a tenth, from 65,000 a hundredth), these stages, and Smith's control ``decay`` (once down
+from the upper to the lower bound over one stepsize, then constant; section 4.1.1). Images are 0 to 255 less their
+mean, in batches of 100. By the same code:
 
     python examples/clr_against_fixed.py                              # scikit-learn's digits, lengths over 100
     python examples/clr_against_fixed.py --cifar DATA --device gpu    # the real thing, hours
@@ -36,6 +36,7 @@ from lightning_clr import Cyclic, LRBounds, Schedule, ScheduleLR
 BOUNDS = LRBounds(0.001, 0.005)
 SIZE = 5  # of the initial weights, in short runs: with the paper's nothing is learned in 700 steps
 FIXED_STEPS, CLR_STEPS = 70_000, 25_000
+STAGES = {0: 2_000, 16_000: 1_000, 22_000: 500}  # their first iterations and step sizes
 
 
 class WithinChannel(nn.Module):
@@ -47,7 +48,9 @@ class WithinChannel(nn.Module):
 
 def caffe_network(channels, side, size=1.0):
     """Caffe's ``cifar10_full``; its pools round up. Weights start ``size`` times as large as there."""
-    convolutions = [nn.Conv2d(inputs, outputs, 5, padding=2) for inputs, outputs in ((channels, 32), (32, 32), (32, 64))]
+    convolutions = [
+        nn.Conv2d(inputs, outputs, 5, padding=2) for inputs, outputs in ((channels, 32), (32, 32), (32, 64))
+    ]
     for _ in range(3):
         side = -(-(side - 3) // 2) + 1
     last = nn.Linear(64 * side**2, 10)
@@ -111,15 +114,11 @@ class Stages(Schedule):
     scale: int = 1
 
     def lr(self, step, total_steps, bounds):
-        """The first stage that has not ended."""
-        start, factor = 0, 1.0
-        for end, step_size in ((16_000, 2_000), (22_000, 1_000), (25_000, 500)):
-            if step < end // self.scale:
-                break
-            start, factor = end // self.scale, factor / 10
-        if step >= CLR_STEPS // self.scale:
-            return bounds.base_lr / 100
-        return factor * Cyclic(step_size=step_size // self.scale).lr(step - start, None, bounds)
+        """Within its stage, the triangular policy."""
+        step = min(step, CLR_STEPS // self.scale - 1)
+        starts = [start for start in STAGES if start // self.scale <= step]
+        cycle = Cyclic(step_size=STAGES[starts[-1]] // self.scale)
+        return cycle.lr(step - starts[-1] // self.scale, None, bounds) / 10 ** (len(starts) - 1)
 
 
 RUNS = {

@@ -77,7 +77,7 @@ def picture():
         every = (2 if lr == 0.99 else 0, 4)  # beside those of 0.01, whose line is the same
         visible = [loss for loss in curve if loss > 1e-5]
         losses.semilogy(visible, "-", color="black", linewidth=1, marker=MARKERS[lr], markevery=every, markersize=5)
-        place = {0.01: (-4, -14), 0.99: (-4, 5)}.get(lr, (6, 0))  # these two are the same line
+        place = {0.01: (7, -9), 0.99: (7, 6)}.get(lr, (7, 0))  # these two are the same line
         losses.annotate(
             f"{lr} {name}", (len(visible) - 1, visible[-1]), xytext=place, textcoords="offset points", va="center"
         )
@@ -91,6 +91,8 @@ def animation(num_steps=24):
     figure, axes = panels(1, 5, width=9, height=2.2)
     lines = draw_bowls(axes, shown=num_steps)
     paths = [line.get_data() for line in lines]
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once
 
     def frame(step):
         for line, (xs, ys) in zip(lines, paths, strict=True):

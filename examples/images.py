@@ -44,9 +44,7 @@ def cifar10(folder):
 def synthetic(number=128, shape=(3, 32, 32)):
     """Noise with random labels, to see that something runs."""
     draw = torch.Generator().manual_seed(0)
-    data = TensorDataset(
-        torch.rand(number, *shape, generator=draw), torch.randint(0, 10, (number,), generator=draw)
-    )
+    data = TensorDataset(torch.rand(number, *shape, generator=draw), torch.randint(0, 10, (number,), generator=draw))
     return data, data
 
 
@@ -98,7 +96,7 @@ def batches(data, batch_size):
 
 def quiet_trainer(max_steps, *callbacks, **kwargs):
     """A Trainer that prints and writes nothing."""
-    quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     kwargs = {"accelerator": "cpu", "max_epochs": -1, "num_sanity_val_steps": 0} | quiet | kwargs
     return Trainer(max_steps=max_steps, callbacks=list(callbacks), **kwargs)
 

@@ -1,9 +1,9 @@
 """Super-convergence as Smith and Topin measured it: ResNet-56 on CIFAR-10, 0.1 to 3, 10,000 steps. For a GPU.
 
 Super-Convergence (2018), Table 1 and section 4: 92.4 % with one cycle in 10,000 iterations, 91.2 % with the usual
-piecewise constant rate of 0.35 in 80,000; batches of 1,000, weight decay 0.0001, momentum 0.9, images only mirrored, batch
-normalization whose averages follow by 0.05 a step (0.001 a step in the long run, where they have time). These were single
-runs; the baseline's own logs end at 90.3 %.
+piecewise constant rate of 0.35 in 80,000; batches of 1,000, weight decay 0.0001, momentum 0.9, images only mirrored,
+batch normalization whose averages follow by 0.05 a step (0.001 a step in the long run, where they have time). These
+were single runs; the baseline's own logs end at 90.3 %.
 
     python examples/resnet56.py --cifar DATA                              # 1cycle
     python examples/resnet56.py --cifar DATA --policy piecewise

@@ -1,13 +1,13 @@
 """Learning rate schedules side by side, and what each does to the same model.
 
-First row, the background: time-based, step and exponential decay (each written here as a schedule in three lines) and a
-constant rate. Second row: triangular, triangular2, exp_range (Smith 2017, section 3.1) and 1cycle (Smith and Topin 2018,
-section 3). Third row: Adagrad, Adadelta, RMSprop and Adam, which adapt a rate for each parameter from one that is
-constant. Every rate comes from an ``LRRangeTest`` of its optimizer: schedules move below its ``max_lr``, constant rates
-are half of it.
+First row, the background: time-based, step and exponential decay (each written here as a schedule in three lines) and
+a constant rate. Second row: triangular, triangular2, exp_range (Smith 2017, section 3.1) and 1cycle (Smith and Topin
+2018, section 3). Third row: Adagrad, Adadelta, RMSprop and Adam, which adapt a rate for each parameter from one that
+is constant. Every rate comes from an ``LRRangeTest`` of its optimizer: schedules move below its ``max_lr``, constant
+rates are half of it.
 
-All train the network of ``digits.py`` for the same few steps. In longer training nearly all arrive; this shows which do
-sooner, on one small task.
+All train the network of ``digits.py`` for the same few steps. In longer training nearly all arrive; this shows which
+do sooner, on one small task.
 
 Writes ``schedules.svg``.
 

@@ -4,7 +4,7 @@ Trains the network of ``digits.py``; curves, learning rates and checkpoints are 
 
     python examples/train.py fit --config examples/train.yaml
     python examples/train.py range_test --config examples/train.yaml
-    python examples/train.py fit --config examples/train.yaml --trainer.devices 2 --trainer.strategy ddp
+    python examples/train.py fit --config examples/train.yaml --trainer.devices 2
     python examples/train.py fit --config examples/train.yaml --ckpt_path logs/digits/version_0/checkpoints/last.ckpt
 """
 

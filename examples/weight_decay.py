@@ -2,9 +2,9 @@
 
 A large learning rate regularises, so that other regularisation must become less (Smith 2018, sections 4.4 and 5). His
 procedure: a range test for each weight decay of a coarse grid, and the largest weight decay that still allows a high
-learning rate. The curves are validation losses, of three seeds the
-one in the middle. Decay of a batch-normalized network acts through ``lr * weight_decay``,
-the rate at which weights shrink: that is why the curves part at the high end.
+learning rate. The curves are validation losses,
+of three seeds the one in the middle. Decay of a batch-normalized network acts through ``lr * weight_decay``, the rate
+at which weights shrink: that is why the curves part at the high end.
 
 Writes ``weight_decay.svg``.
 
@@ -45,15 +45,14 @@ def picture(results, level):
     for (weight_decay, result), (color, style) in zip(results.items(), GRID.values(), strict=True):
         rate = highest_rate(result, level)
         curve = result.smoothed
-        axes.plot(
-            result.lrs[: len(curve)], curve, style, color=color, label=f"weight decay {weight_decay:g}: up to {rate:.2g}"
-        )
+        label = f"weight decay {weight_decay:g}: up to {rate:.2g}"
+        axes.plot(result.lrs[: len(curve)], curve, style, color=color, label=label)
         if rate:
             axes.plot(rate, level, "o", color=color)
     axes.axhline(level, color="0.7", linewidth=0.8)
     axes.set(xscale="log", xlabel="learning rate", ylabel="validation loss, smoothed", ylim=(0, 3))
     axes.set_title("range tests of a grid of weight decays")
-    axes.legend(loc="center right")
+    axes.legend(loc="lower left")
     return figure
 
 
@@ -68,7 +67,8 @@ def main(num_steps=200, level=1.0, seeds=3):
         )
         shown[weight_decay] = results[seeds // 2]
         rates[weight_decay] = [highest_rate(result, level) for result in results]
-        print(f"weight decay {weight_decay:<6g} validation loss below {level} up to lr", *map("{:.2g}".format, rates[weight_decay]))
+        found = " ".join(f"{rate:.2g}" for rate in rates[weight_decay])
+        print(f"weight decay {weight_decay:<6g} validation loss below {level} up to lr {found}")
     save(picture(shown, level), "weight_decay")
     return rates
 

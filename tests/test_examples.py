@@ -1,14 +1,19 @@
 """The code that users read runs."""
 
+import importlib
+import math
 import os
 import re
 import runpy
 import subprocess
 import sys
+import types
+from functools import partial
 from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 from models import Plain, loader
 
 ROOT = Path(__file__).parents[1]
@@ -25,17 +30,25 @@ def quiet(monkeypatch):
 
 @pytest.mark.usefixtures("quiet")
 def test_readme_code_runs(tmp_path, capsys, monkeypatch):
-    """Block after block, with the model and the data of the reader."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """Block after block, page after page, with the model and the data of the reader."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    blocks = [block for page in pages for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
     names = {"model": Plain(), "train_dataloaders": loader(), "val_dataloaders": loader(64)}
 
     for block in blocks:
         monkeypatch.setenv("PL_TRAINER_ENABLE_CHECKPOINTING", str("ModelCheckpoint" in block))
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, "a page", "exec"), names)
 
-    assert len(blocks) >= 4
+    assert len(blocks) >= 6
     assert "LR range test: base_lr=" in capsys.readouterr().out
     assert (tmp_path / "curve.csv").exists()
+
+
+def test_links_lead_somewhere():
+    """Those between the pages, and to pictures and tests."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def command_lines():
@@ -71,3 +84,139 @@ def test_digits_example_runs(tmp_path, capsys):
     assert "LR range test: base_lr=" in printed
     assert ours > 90 > default
     assert {path.name for path in tmp_path.iterdir()} == {"range_test.png", "schedule.png"}
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Imports an example as if it were run from its folder."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module
+
+
+def written():
+    """Pictures in the current folder, which are small enough for a page."""
+    assert all(path.stat().st_size < 200_000 for path in Path().iterdir())
+    return {path.name for path in Path().iterdir()}
+
+
+def test_five_rates_do_what_the_analysis_says(example):
+    five_rates = example("five_rates")
+
+    counted = five_rates.main(animate=True)
+
+    assert counted == {0.01: 228, 0.1: 21, 0.7: 6, 0.99: 228, 1.01: math.inf}
+    assert counted == {lr: five_rates.steps_to_a_hundredth(lr) for lr in counted}
+    assert abs(five_rates.descend(0.99, 300)[-1]) < 0.01 < 100 < abs(five_rates.descend(1.01, 300)[-1])
+    assert written() == {"five_rates.svg", "five_rates.gif"}
+
+
+def test_cyclical_rate_leaves_the_saddle_first(example):
+    counts = example("saddle").main()
+
+    left = {name: counted for name, (counted, _) in counts.items()}
+    assert left["cyclical"] < left["fixed, the lower bound"] / 5
+    assert left["cyclical"] == pytest.approx(left["fixed, the mean"], rel=0.1)
+    assert [*left.values()] == pytest.approx([expected for _, expected in counts.values()], rel=0.04)
+    assert written() == {"saddle.svg"}
+
+
+def test_stages_are_those_of_the_paper(example):
+    """Table 2 of Smith 2017: lower bound, peak and step size of each stage."""
+    clr_against_fixed = example("clr_against_fixed")
+    lr = partial(clr_against_fixed.Stages().lr, total_steps=25_000, bounds=clr_against_fixed.BOUNDS)
+
+    starts = [lr(step) for step in (0, 4_000, 16_000, 22_000, 24_000)]
+    peaks = [lr(step) for step in (2_000, 14_000, 17_000, 21_000, 22_500, 24_500)]
+
+    assert starts == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5, 1e-5])
+    assert peaks == pytest.approx([5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
+
+
+@pytest.mark.usefixtures("quiet")
+def test_clr_against_fixed_runs(example, capsys):
+    finals = example("clr_against_fixed").main(seeds=1, scale=250, validations=5)
+
+    printed = capsys.readouterr().out
+    assert "digits of scikit-learn, lengths over 250" in printed
+    assert "| CLR, three stages | 100 |" in printed
+    assert finals["CLR, three stages"] > 20  # a tenth by guessing
+    assert written() == {"clr_against_fixed.svg"}
+
+
+@pytest.mark.parametrize("torchvision", [None, "without data"])
+def test_cifar_says_what_is_missing(example, monkeypatch, torchvision):
+    datasets = types.ModuleType("torchvision.datasets")
+
+    def without_data(folder, train):
+        raise RuntimeError("Dataset not found or corrupted.")
+
+    datasets.CIFAR10 = without_data
+    monkeypatch.setitem(sys.modules, "torchvision", torchvision and types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", torchvision and datasets)
+
+    with pytest.raises(SystemExit, match="cifar-10-batches-py" if torchvision else "pip install torchvision"):
+        example("images").cifar10("nowhere")
+
+
+def test_caffe_network_takes_images_of_both_sizes(example):
+    network = example("clr_against_fixed").caffe_network
+
+    assert network(3, 32)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert sum(p.numel() for p in network(3, 32).parameters()) == 89_578  # as in Caffe
+    assert network(1, 8)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_schedules_run(example):
+    names = ("step decay", "triangular2", "1cycle", "Adam")
+
+    results = example("schedules").main(steps=40, seeds=1, validations=2, names=names)
+
+    rates = {name: lrs for name, (lrs, _) in results.items()}
+    assert rates["step decay"][-1] == pytest.approx(rates["step decay"][0] / 8)
+    assert rates["1cycle"][-1] < rates["1cycle"][0] < max(rates["1cycle"])
+    assert len(set(rates["Adam"])) == 1
+    assert written() == {"schedules.svg"}
+
+
+@pytest.mark.usefixtures("quiet")
+def test_range_test_as_smith_draws_it(example):
+    linear, exponential = example("range_test_smith").main(num_steps=60)
+
+    assert linear.monitor == "val_acc"
+    assert linear.values[0] < 0.3 < 0.8 < max(linear.values)
+    assert exponential.bounds.base_lr < exponential.bounds.max_lr
+    assert written() == {"range_test_smith.svg"}
+
+
+@pytest.mark.usefixtures("quiet")
+def test_super_convergence_has_its_signature(example):
+    """A rise, a fall where the learning rate is large, a second rise."""
+    runs = example("super_convergence").main(lengths=(5,), seeds=1)
+
+    accuracies = runs["1cycle, 0.035 to 0.35"].accuracies  # every five steps
+    rise = max(accuracies[:8])
+    dip = min(accuracies[accuracies.index(rise) : 12])
+    assert rise - dip > 15
+    assert accuracies[-1] - dip > 30
+    assert written() == {"super_convergence.svg"}
+
+
+@pytest.mark.usefixtures("quiet")
+def test_weight_decay_lowers_the_highest_rate(example):
+    rates = example("weight_decay").main(seeds=1)
+
+    assert rates[0.0] >= rates[1e-3] > rates[1e-2]
+    assert written() == {"weight_decay.svg"}
+
+
+@pytest.mark.usefixtures("quiet")
+def test_resnet56_runs_on_noise(example, capsys):
+    """Two steps; the recipe is for a GPU and for CIFAR-10."""
+    resnet56 = example("resnet56")
+
+    resnet56.main(steps=2, device="cpu", batch_size=8)
+
+    convolutions = [m for m in resnet56.residual_network().modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) + 1 == 56
+    assert "noise" in capsys.readouterr().out
