@@ -116,16 +116,16 @@ def test_position_after_resuming_tells_the_same():
     assert resumed.at_cycle_end
 
 
-# --- the recipes of the README ----------------------------------------------------------------------------------------
+# --- the recipes of the pages -----------------------------------------------------------------------------------------
 
 
 def recipe(name):
-    """A class of the README, as it stands there."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (block,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if f"class {name}(" in block]
+    """A class of the page on callbacks, as it stands there."""
+    page = (Path(__file__).parents[1] / "docs" / "callbacks.md").read_text()
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if f"class {name}(" in block]
     names = {}
     classes = re.split(r"^(?:snapshots|trainer) = ", block, flags=re.MULTILINE)[0]
-    exec(compile(classes, "README.md", "exec"), names)
+    exec(compile(classes, "callbacks.md", "exec"), names)
     return names[name]
 
 
