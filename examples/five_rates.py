@@ -90,6 +90,7 @@ def animation(num_steps=24):
     """The five paths, step by step."""
     figure, axes = panels(1, 5, width=9, height=2.2)
     lines = draw_bowls(axes, shown=num_steps)
+    axes[2].set_xlabel("step 0")
     paths = [line.get_data() for line in lines]
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once
@@ -97,7 +98,7 @@ def animation(num_steps=24):
     def frame(step):
         for line, (xs, ys) in zip(lines, paths, strict=True):
             line.set_data(xs[: step + 1], ys[: step + 1])
-        figure.suptitle(f"step {step}", fontsize="small")
+        axes[2].set_xlabel(f"step {step}")
 
     return FuncAnimation(figure, frame, frames=num_steps + 1, interval=250)
 
@@ -112,7 +113,7 @@ def main(num_steps=300, animate=False):
         print(f"lr {lr:<5} {name:<10} steps to a hundredth: {counted[lr]}, expected {steps_to_a_hundredth(lr)}")
     save(picture(), "five_rates")
     if animate:
-        animation().save("five_rates.gif", PillowWriter(fps=4), dpi=50)
+        animation().save("five_rates.gif", PillowWriter(fps=4), dpi=60)
     return counted
 
 

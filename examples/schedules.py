@@ -6,8 +6,7 @@ a constant rate. Second row: triangular, triangular2, exp_range (Smith 2017, sec
 is constant. Every rate comes from an ``LRRangeTest`` of its optimizer: schedules move below its ``max_lr``, constant
 rates are half of it.
 
-All train the network of ``digits.py`` for the same few steps. In longer training nearly all arrive; this shows which
-do sooner, on one small task.
+All train the network of ``digits.py`` for the same few steps: this shows which learns soonest on one small task.
 
 Writes ``schedules.svg``.
 
