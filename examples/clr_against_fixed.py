@@ -87,7 +87,7 @@ class CaffeClassifier(Classifier):
 class Fixed(Schedule):
     """``base_lr``, and at the end a tenth and a hundredth of it."""
 
-    scale: int = 1
+    scale: float = 1
 
     def lr(self, step, total_steps, bounds):
         """Dropped after 60,000 and 65,000 steps of the paper."""

@@ -32,12 +32,13 @@ def quiet(monkeypatch):
 def test_readme_code_runs(tmp_path, capsys, monkeypatch):
     """Block after block, page after page, with the model and the data of the reader."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    blocks = [block for page in pages for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+    python = re.compile(r"```python\n(.*?)```", re.DOTALL)
+    blocks = [(page, code) for page in pages for code in python.findall(page.read_text())]
     names = {"model": Plain(), "train_dataloaders": loader(), "val_dataloaders": loader(64)}
 
-    for block in blocks:
-        monkeypatch.setenv("PL_TRAINER_ENABLE_CHECKPOINTING", str("ModelCheckpoint" in block))
-        exec(compile(block, "a page", "exec"), names)
+    for page, code in blocks:
+        monkeypatch.setenv("PL_TRAINER_ENABLE_CHECKPOINTING", str("ModelCheckpoint" in code))
+        exec(compile(code, page.name, "exec"), names)
 
     assert len(blocks) >= 6
     assert "LR range test: base_lr=" in capsys.readouterr().out
