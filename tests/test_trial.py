@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 import torchmetrics
 from exactness import SWEEP, AfterTrial, Case, MishapError, WithoutTrial, run
-from models import Plain, Scheduled, blobs, loader
+from models import Plain, Scheduled, blobs, loader, quiet_trainer
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import (
     BaseFinetuning,
@@ -22,6 +22,7 @@ from pytorch_lightning.callbacks import (
     StochasticWeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
 from pytorch_lightning.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, WeightedRandomSampler
@@ -29,6 +30,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 import lightning_clr.snapshot
 import lightning_clr.trial
+from lightning_clr import lr_range_test
 from lightning_clr.snapshot import Snapshot
 
 SCENARIOS: dict[str, Callable[[], Case]] = {}
@@ -933,3 +935,25 @@ def test_every_part_of_the_restoration_is_needed(mutate, make, fault, tmp_path, 
     except Exception:
         return
     assert actual != expected
+
+
+def test_logged_values_find_their_metric_on_its_device(monkeypatch):
+    """It moves when the first value comes, and not again with every other, in which Lightning copies its settings."""
+    moved = []
+    move = _ResultMetric.to
+    monkeypatch.setattr(_ResultMetric, "to", lambda self, device: moved.append(self.meta.name) or move(self, device))
+
+    lr_range_test(quiet_trainer(max_epochs=1), Plain(), loader(), num_steps=10, closer_look=False)
+
+    assert moved.count("train_loss") == 1
+
+
+def test_logged_values_may_come_from_several_devices():
+    """A metric follows its values, here to the device that stores nothing."""
+    results = lightning_clr.trial._settled(_ResultCollection(training=True))
+    found = []
+    for device in ("cpu", "cpu", "meta", "meta"):
+        results.log("training_step", "loss", torch.zeros((), device=device), on_step=True, on_epoch=False)
+        found.append(results["training_step.loss"].cumulated_batch_size.device.type)
+
+    assert found == ["cpu", "cpu", "meta", "meta"]
