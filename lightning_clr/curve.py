@@ -1,6 +1,8 @@
 """Reads the bounds off the recorded curve of a range test. Pure functions of lists of numbers."""
 
 import bisect
+import dataclasses
+import functools
 import itertools
 import math
 import operator
@@ -31,8 +33,10 @@ _LEAST_RATIO = 4.0  # `max_lr` over `base_lr`, Smith's rule for cycles
 _CAP = 0.5  # height above the untrained level, in improvements, beyond which values count the same
 _OUTLIER = 4.0  # distance from the untrained level, in units of the noise, beyond which values count the same
 _EVIDENCE = 6.0  # twice the log-likelihood that an onset of roughness must gain over noise of one variance
-_CANDIDATES = 500  # learning rates tried as the onset of roughness
 _CLOSER = (1 / 12, 50.0)  # where the second sweep looks, in units of where training becomes as rough as the data
+_READINGS = 40  # how often the bounds are read while a second sweep goes on
+_ALIKE = 4  # readings in a row that have to agree to settle the bounds
+_PAST = 3.0  # the learning rate by then over `max_lr`
 
 
 def smooth(values: Sequence[float], width: float | None = None) -> list[float]:
@@ -166,6 +170,45 @@ def closer_range(
     if rough is not None:
         return LRBounds(rough * _CLOSER[0], rough * _CLOSER[1])
     return LRBounds(lrs[0], lrs[len(sweep.losses) - 1]) if sweep.distances() else None
+
+
+class Settling:
+    """Tells when the second sweep has nothing more to say: both bounds stand still, and lie well behind.
+
+    They are read forty times in the planned length. Four readings in a row that differ by no more than one step of the
+    sweep settle them, if the learning rate is at three times ``max_lr`` by then.
+
+    Args:
+        first: Learning rates and values of the first sweep.
+        direction: Whether lower or higher values are better.
+        num_steps: Planned length of the second sweep.
+
+    Example:
+        >>> lrs = [10 ** (step / 40 - 5) for step in range(240)]
+        >>> losses = [2 / (1 + (lr / 0.01) ** 2) + lr for lr in lrs]
+        >>> is_settled = Settling((lrs, losses), "min", num_steps=240)
+        >>> [is_settled(lrs[:end], losses[:end]) for end in range(1, 240)].index(True)
+        167
+    """
+
+    def __init__(
+        self, first: tuple[Sequence[float], Sequence[float]], direction: Literal["min", "max"], num_steps: int
+    ) -> None:
+        self._first = first
+        self._direction = direction
+        self._every = math.ceil(num_steps / _READINGS)
+        self._found: list[LRBounds | None] = []
+
+    def __call__(self, lrs: Sequence[float], values: Sequence[float]) -> bool:
+        """Whether the sweep may end; to be asked at each of its steps, with all that it has recorded."""
+        if len(lrs) % self._every:
+            return False
+        self._found.append(find_bounds(*self._first, self._direction, (lrs, values))[0])
+        found = [bounds for bounds in self._found[-_ALIKE:] if bounds is not None]
+        if len(found) < _ALIKE or lrs[-1] < _PAST * found[-1].max_lr:
+            return False
+        step = lrs[1] / lrs[0] * (1 + 1e-9)
+        return all(max(bound) <= step * min(bound) for bound in zip(*map(dataclasses.astuple, found), strict=True))
 
 
 def find_plateau(
@@ -321,10 +364,12 @@ def _onset(sweeps: Iterable[_Sweep]) -> float | None:
     if not points:
         return None
     lrs, squares = zip(*points, strict=True)
-    fits = {onset: _misfit(lrs, squares, onset) for onset in lrs[:: math.ceil(len(lrs) / _CANDIDATES)]}
-    onset = min(fits, key=fits.__getitem__)
+    misfit = functools.cache(functools.partial(_misfit, lrs, squares))
+    stride = math.isqrt(len(lrs))  # the likelihood is smooth: coarse steps find the neighbourhood of its peak
+    near = min(range(0, len(lrs), stride), key=lambda index: misfit(lrs[index]))
+    onset = min(lrs[max(0, near - stride) : near + stride + 1], key=misfit)
     variance = statistics.fmean(squares)
-    return onset if fits[onset] < len(points) * (math.log(variance) + 1) - _EVIDENCE else None
+    return onset if misfit(onset) < len(points) * (math.log(variance) + 1) - _EVIDENCE else None
 
 
 def _misfit(lrs: Sequence[float], squares: Sequence[float], onset: float) -> float:

@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_clr.apply import apply_bounds, update_hyperparameters
 from lightning_clr.checks import require
-from lightning_clr.curve import FEWEST_POINTS, NOTHING_HAPPENED, STILL_IMPROVING, closer_range
+from lightning_clr.curve import FEWEST_POINTS, NOTHING_HAPPENED, STILL_IMPROVING, Settling, closer_range
 from lightning_clr.loggers import log_hyperparameters, log_result
 from lightning_clr.packages import Callback, callbacks_of_kind, lightning_name, package_of
 from lightning_clr.progress import progress_bar
@@ -59,8 +59,8 @@ class LRRangeTest(Callback):
         on_inconclusive: Warn and keep the configured learning rate when the curve does not tell the bounds, or raise.
         closer_look: Whether to sweep once more where the first sweep hardly rises above its noise: over fewer decades
             and four times as many steps (400, if the first has more than 100; as many, if it has more than 400), around
-            the learning rate at which training starts to move the loss. Only for exponential sweeps that may end early
-            and record a value at every step.
+            the learning rate at which training starts to move the loss; it ends when further steps no longer move the
+            bounds. Only for exponential sweeps that may end early and record a value at every step.
         snapshot_device: Where the module's tensors are kept meanwhile; by default beside the originals.
 
     Attributes:
@@ -190,6 +190,8 @@ class LRRangeTest(Callback):
                 trial(trainer, pl_module, self.snapshot_device, start_hooks) as this,
             ):
                 sweep = SweepRecording(plan, trainer, this)
+                if first is not None:
+                    sweep.is_settled = Settling((first.lrs, first.values), plan.monitor_mode, plan.num_steps)
                 sweep.record(advance_bar)
                 result = self._read(sweep, first)
                 if self._may_go_on and result.reason.startswith((STILL_IMPROVING, NOTHING_HAPPENED)):

@@ -43,6 +43,7 @@ class SweepRecording:
         lrs: Learning rates recorded so far.
         values: What was monitored at each of them.
         validates: Whether that takes a validation run, which is not made at every step.
+        is_settled: Called with both after each value; whether the sweep may end.
     """
 
     def __init__(self, plan: SweepPlan, trainer: Any, this: Trial) -> None:
@@ -55,8 +56,9 @@ class SweepRecording:
         self.step = 0
         self.num_steps = plan.num_steps
         self.validates = False
+        self.is_settled: Callable[[list[float], list[float]], bool] = lambda lrs, values: False
         self._skips = is_deepspeed(trainer) or getattr(trainer.precision_plugin, "scaler", None) is not None
-        self._diverged = False
+        self._ended = False
         self._lowest = math.inf
         self._window: list[Tensor] = []  # the values of the batches since the last step
         self._unread = collections.deque[tuple[float, _Reading]]()
@@ -65,8 +67,8 @@ class SweepRecording:
 
     @property
     def ended(self) -> bool:
-        """Whether the sweep is through, or has diverged."""
-        return self.step >= self.num_steps or self._diverged
+        """Whether the sweep is through, has diverged, or has settled."""
+        return self.step >= self.num_steps or self._ended
 
     def record(self, after_step: Callable[[int], object]) -> None:
         """All steps until the sweep has ended, with a call after each that tells how many there are to be."""
@@ -75,7 +77,7 @@ class SweepRecording:
                 self.record_step()
             except Exception:
                 self._read()
-                if not self._diverged:  # else this step would not have been made, had its forerunners been read
+                if not self._ended:  # else this step would not have been made, had its forerunners been read
                     raise
             after_step(self.num_steps)
         self._read()
@@ -139,13 +141,13 @@ class SweepRecording:
     def _read(self, lag: int = 0) -> None:
         """Take in the values of all steps but the last ``lag``, which the device may still be at.
 
-        The lag is the same on all ranks, so that they end together; steps after the one that has diverged leave none.
+        The lag is the same on all ranks, so that they end together; steps after the one that ends it leave none.
         """
-        while len(self._unread) > lag and not self._diverged:
+        while len(self._unread) > lag and not self._ended:
             lr, value = self._unread.popleft()
             self.lrs.append(lr)
             self.values.append(float(value))
-            self._diverged = self._has_diverged()
+            self._ended = self._has_diverged() or self.is_settled(self.lrs, self.values)
 
     def _over_ranks(self, value: Tensor | None) -> Tensor | None:
         """The plain mean over the ranks that have a value, whatever their batch sizes, as with gradients.

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from lightning_clr.curve import closer_range, find_bounds, finite_part, smooth
+from lightning_clr.curve import Settling, closer_range, find_bounds, finite_part, smooth
 
 LRS = [10 ** (step / 10 - 5) for step in range(60)]  # 1e-5 to 7.9, ten steps a decade
 
@@ -131,6 +131,42 @@ def smith(lr, noise, rng):
     """An accuracy as in Smith's figures: rises from lr = 0.001, slows at 0.006, stays flat to 0.02, then falls."""
     level = 0.1 + 0.6 * min(1.0, max(0.0, (lr - 0.001) / 0.005))
     return level - 20 * max(0.0, lr - 0.02) + rng.gauss(0, noise)
+
+
+SLOW_LRS = [10 ** (step / 100 - 3.5) for step in range(400)]  # 3e-4 to 3, a hundred steps a decade
+
+
+def settles(values):
+    """The number of steps after which a second sweep with these values may end; ``None`` if it has to go on."""
+    settled = Settling((LRS, valley(0.6)), "min", 400)
+    return next((end for end in range(1, 401) if settled(SLOW_LRS[:end], values[:end])), None)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
+def test_second_sweep_settles_when_more_steps_would_not_move_the_bounds(noise):
+    """Behind both bounds, which are those of the whole sweep."""
+    rng = random.Random(0)
+    values = [2 / (1 + (lr / 0.01) ** 2) + 3 * lr**2 + rng.gauss(0, noise) for lr in SLOW_LRS]
+    end = settles(values)
+    found, _ = find_bounds(LRS, valley(0.6), closer=(SLOW_LRS[:end], values[:end]))
+    whole, _ = find_bounds(LRS, valley(0.6), closer=(SLOW_LRS, values))
+
+    assert end < 400
+    assert SLOW_LRS[end - 1] > 3 * found.max_lr
+    assert (found.base_lr, found.max_lr) == pytest.approx((whole.base_lr, whole.max_lr), rel=0.1)
+
+
+@pytest.mark.parametrize("turn", [0.03, 0.1, 0.3])
+def test_second_sweep_does_not_settle_on_a_terrace(turn):
+    """The curve falls, halts, and falls on: the way down has not ended before the second fall."""
+    values = [1 / (1 + (lr / 0.001) ** 2) + 1 / (1 + (lr / turn) ** 4) for lr in SLOW_LRS]
+    end = settles(values)
+
+    assert end is None or SLOW_LRS[end - 1] > turn
+
+
+def test_second_sweep_does_not_settle_before_it_has_turned():
+    assert settles([2 - step / 1000 for step in range(400)]) is None
 
 
 @pytest.mark.parametrize("ends", [0.012, 0.02, 0.04], ids=["flat at the end", "long plateau", "falls"])

@@ -59,6 +59,13 @@ class Noisy(Counting):
         return super().training_step(batch, batch_idx) + 3 * torch.randn(())
 
 
+class Bounded(Counting):
+    """Noisy too, and never far above the untrained loss, so that a sweep may go on for long."""
+
+    def training_step(self, batch, batch_idx):
+        return 2 * torch.tanh(super().training_step(batch, batch_idx) / 2) + 0.3 * torch.randn(())
+
+
 class Slow(Counting):
     """Learns at learning rates beyond those of the sweep."""
 
@@ -83,6 +90,7 @@ CASES = {
     "logged": (Hot, 1, {"monitor": "train_loss", "closer_look": False}, 1),
     "NaN in both sweeps": (Hot, 1, {}, 2),
     "closer look": (Noisy, 1, {}, 1),
+    "settled": (Bounded, 1, {"num_steps": 80, "max_lr": 100.0}, 2),
     "goes on": (Slow, 1, {}, 0),
 }
 
@@ -90,7 +98,7 @@ CASES = {
 @pytest.mark.parametrize(("module", "accumulate", "arguments", "more"), CASES.values(), ids=CASES)
 @pytest.mark.parametrize("steps", [1, 4])
 def test_result_does_not_depend_on_the_lag(module, accumulate, arguments, more, steps, lag):
-    """The steps that are made before the divergence is noticed leave nothing."""
+    """The steps that are made before the end is noticed leave nothing."""
     at_once, batches = swept(module, accumulate, **arguments)
     lag(steps)
     late, batches_late = swept(module, accumulate, **arguments)

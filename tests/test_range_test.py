@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder, Callback, GradientAccum
 from pytorch_lightning.loggers import CSVLogger, Logger
 from torch.utils.data import DataLoader
 
+import lightning_clr.range_test
 from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, RangeTestResult, lr_range_test
 
 
@@ -323,6 +324,31 @@ def test_no_closer_look_where_none_is_wanted(arguments):
     seed_everything(1)
 
     assert lr_range_test(quiet_trainer(), Noisy(), loader(), **arguments).closer_lrs == []
+
+
+class Bounded(Plain):
+    """Noisy, and never far above the untrained loss."""
+
+    def training_step(self, batch, batch_idx):
+        return 2 * torch.tanh(super().training_step(batch, batch_idx) / 2) + 0.3 * torch.randn(())
+
+
+def test_second_sweep_ends_once_its_bounds_are_settled(monkeypatch):
+    """Its steps are those of the whole sweep, and nearly so are its bounds."""
+
+    def found():
+        seed_everything(4)
+        return lr_range_test(quiet_trainer(), Bounded(), loader(), stop_factor=1000.0)
+
+    early = found()
+    monkeypatch.setattr(lightning_clr.range_test, "Settling", lambda *_: lambda lrs, values: False)
+    whole = found()
+    length = len(early.closer_lrs)
+
+    assert length < len(whole.closer_lrs)
+    assert early.closer_values == whole.closer_values[:length]
+    bounds = (whole.bounds.base_lr, whole.bounds.max_lr)
+    assert (early.bounds.base_lr, early.bounds.max_lr) == pytest.approx(bounds, rel=0.1)
 
 
 def test_closer_look_stays_within_the_limits_of_the_user():
