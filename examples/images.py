@@ -13,10 +13,10 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_clr import CLRMixin
 
 
-def digits():
-    """1,437 handwritten digits for training and 360 for testing, ``[n, 1, 8, 8]`` between 0 and 1."""
-    train, test = (TensorDataset(*loader.dataset[:]) for loader in loaders())
-    return train, test
+def digits(number=1437):
+    """So many handwritten digits for training and 360 for testing, ``[n, 1, 8, 8]`` between 0 and 1."""
+    train, test = (loader.dataset for loader in loaders())
+    return TensorDataset(*train[:number]), TensorDataset(*test[:])
 
 
 def cifar10(folder):

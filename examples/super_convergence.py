@@ -23,7 +23,6 @@ from images import Classifier, digits, train
 from pictures import BLUE, DARK, panels, save
 from pytorch_lightning import seed_everything
 from resnet56 import Piecewise, residual_network
-from torch.utils.data import TensorDataset
 
 from lightning_clr import LRBounds, OneCycle
 
@@ -35,12 +34,6 @@ POLICIES = {
     "1cycle, 0.1 to 3": (SMITH, LRBounds(0.1, 3.0)),
 }
 SHOWN = ("1cycle, 0.035 to 0.35", "piecewise, 0.1")
-
-
-def few_digits(number=300):
-    """As many for training, and all 360 for testing: large learning rates gain most where data are few."""
-    train_data, test_data = digits()
-    return TensorDataset(*train_data[:number]), test_data
 
 
 def run(data, name, steps, seed, validations):
@@ -71,7 +64,7 @@ def picture(runs, steps):
 def main(lengths=(40, 80, 160), shown_steps=160, seeds=3):
     """Draw one run of each policy, then compare lengths; returns the histories that are drawn."""
     torch.set_num_threads(1)
-    data = few_digits()
+    data = digits(300)  # large learning rates gain most where data are few
     runs = {name: run(data, name, shown_steps, 0, shown_steps // 5) for name in SHOWN}
     save(picture(runs, shown_steps), "super_convergence")
 

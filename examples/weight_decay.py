@@ -12,11 +12,10 @@ Writes ``weight_decay.svg``.
 """
 
 import torch
-from images import Classifier, batches, quiet_trainer
+from images import Classifier, batches, digits, quiet_trainer
 from pictures import BLUE, DARK, GOLD, RED, panels, save
 from pytorch_lightning import seed_everything
 from resnet56 import residual_network
-from super_convergence import few_digits
 
 from lightning_clr import OneCycle, lr_range_test
 
@@ -29,7 +28,7 @@ def sweep(weight_decay, num_steps, seed):
     network = residual_network(channels=1, blocks=2, stages=2, norm_momentum=0.1)
     module = Classifier(network, OneCycle(), weight_decay=weight_decay)
     return lr_range_test(
-        quiet_trainer(num_steps), module, *batches(few_digits(), 100),
+        quiet_trainer(num_steps), module, *batches(digits(300), 100),
         min_lr=1e-3, max_lr=10.0, num_steps=num_steps, monitor="val_loss", val_every_n_steps=2, stop_factor=None,
     )  # fmt: skip
 
