@@ -20,7 +20,7 @@ from lightning_clr.trial import Trial
 from lightning_clr.zero import is_deepspeed, require_known_zero, torch_optimizers
 
 _PATIENCE = 100  # accumulation windows without an optimizer step
-_LAG = 1  # a GPU is given this many steps more before their values are asked for, so that it never waits
+_LAG = 1  # a GPU, and other ranks, are given this many steps more before they are asked, so that nobody waits
 
 
 class SweepPlan(Protocol):
@@ -62,7 +62,7 @@ class SweepRecording:
         self._lowest = math.inf
         self._window: list[Tensor] = []  # the values of the batches since the last step
         self._unread = collections.deque[tuple[float, _Reading]]()
-        self._lag = _LAG if trainer.strategy.root_device.type == "cuda" else 0
+        self._lag = _LAG if trainer.strategy.root_device.type == "cuda" or trainer.world_size > 1 else 0
         this.on_optimizer_step = self._apply
 
     @property
@@ -104,21 +104,24 @@ class SweepRecording:
         """Whether the optimizers have stepped, or would have if mixed precision had not seen infinity."""
         if any(sweep.optimizer_stepped for sweep in self.sweeps):
             return True
-        mean = self._over_ranks(value) if self._skips else None
-        return mean is not None and not math.isfinite(float(mean))
+        if not self._skips:
+            return False
+        mean = _Reading(value, self.trainer)
+        return mean.exists and not math.isfinite(float(mean))
 
     def _record_value(self) -> bool:
         """Whether this step counts: not if no rank has a value, since the module has skipped it."""
         if not self.validates:
             window, self._window = self._window, []
-            value = self._over_ranks(sum(window[1:], window[0]) / len(window) if window else None)
+            value = sum(window[1:], window[0]) / len(window) if window else None
         elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.num_steps - 1:
-            value = self._over_ranks(self._logged(self.trial.validate()))
+            value = self._logged(self.trial.validate())
         else:
             return True
-        if value is not None:
+        reading = _Reading(value, self.trainer)
+        if exists := reading.exists:
             lr = self.sweeps[0].schedule.lr(self.step, self.num_steps, self.sweeps[0].bounds)
-            self._unread.append((lr, _Reading(value)))
+            self._unread.append((lr, reading))
             self._read(0 if self.validates else self._lag)
         elif not self.values and not self._unread:
             raise ValueError(
@@ -127,7 +130,7 @@ class SweepRecording:
             )
         for sweep in self.sweeps:
             sweep.optimizer_stepped = False
-        return value is not None
+        return exists
 
     def go_on(self, max_lr: float) -> None:
         """Let the learning rate rise further, by the same factor at each step, up to ``max_lr``."""
@@ -148,19 +151,6 @@ class SweepRecording:
             self.lrs.append(lr)
             self.values.append(float(value))
             self._ended = self._has_diverged() or self.is_settled(self.lrs, self.values)
-
-    def _over_ranks(self, value: Tensor | None) -> Tensor | None:
-        """The plain mean over the ranks that have a value, whatever their batch sizes, as with gradients.
-
-        One small tensor is gathered (``reduce`` would make it two), so that all decide alike; ``None`` if none has one.
-        Only a rank that has none itself waits for the others' answer.
-        """
-        if self.trainer.world_size == 1:
-            return value
-        device = self.trainer.strategy.root_device
-        mine = torch.zeros(2, device=device) if value is None else torch.stack([value, torch.ones_like(value)])
-        total, ranks = self.trainer.strategy.all_gather(mine).reshape(-1, 2).sum(0)
-        return total / ranks if value is not None or ranks else None
 
     def _monitored(self, loss: Tensor | None) -> Tensor | None:
         """The value of the batch just run; ``None`` without one, a placeholder if validation is what counts."""
@@ -212,20 +202,49 @@ class SweepRecording:
 
 
 class _Reading:
-    """A number on its way from the device; to read it waits for the step that made it, not for later ones."""
+    """A number on its way from the device and from the other ranks.
 
-    def __init__(self, value: Tensor) -> None:
-        self._arrived: torch.cuda.Event | None = None
-        self._value = value
-        if value.is_cuda:
-            self._value = value.to("cpu", non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record(torch.cuda.current_stream(value.device))
+    To read it waits for the step that made it, not for later ones. It is the plain mean over the ranks that have one,
+    whatever their batch sizes, as with gradients, so that all decide alike.
+    """
+
+    def __init__(self, value: Tensor | None, trainer: Any) -> None:
+        self._is_mine = value is not None
+        self._arrivals: list[Callable[[], object]] = []
+        self._sent = value if trainer.world_size == 1 else self._sum(value, trainer.strategy.root_device)
+        if self._sent is not None and self._sent.is_cuda:
+            stream = torch.cuda.current_stream(self._sent.device)
+            self._sent = self._sent.to("cpu", non_blocking=True)
+            arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrival.record(stream)
+            self._arrivals.append(arrival.synchronize)
+
+    def _sum(self, value: Tensor | None, device: torch.device) -> Tensor:
+        """Over the ranks, their values and the number of them: one small tensor; a strategy's ``reduce`` makes two."""
+        sums = torch.zeros(2, device=device) if value is None else torch.stack([value, torch.ones_like(value)])
+        work = torch.distributed.all_reduce(sums, async_op=True)
+        if device.type == "cpu":
+            self._arrivals.append(work.wait)
+        else:
+            work.wait()  # the stream does, not the host
+        return sums
+
+    @property
+    def exists(self) -> bool:
+        """Whether any rank has a value; only a rank that has none itself waits for the others' answer."""
+        return self._is_mine or (self._sent is not None and bool(self._arrived()[1]))
 
     def __float__(self) -> float:
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return float(self._value)
+        arrived = self._arrived()
+        if arrived.ndim:
+            total, ranks = arrived
+            return float(total / ranks)
+        return float(arrived)
+
+    def _arrived(self) -> Any:
+        for wait in self._arrivals:
+            wait()
+        return self._sent
 
 
 def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:

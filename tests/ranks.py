@@ -192,7 +192,10 @@ def spawned(devices: int) -> list:
 class NaNOnRankOne(Scheduled):
     """Diverges on one rank alone."""
 
+    batches = 0
+
     def training_step(self, batch, batch_idx):
+        type(self).batches += 1
         loss = super().training_step(batch, batch_idx)
         hot = self.optimizers().param_groups[0]["lr"] > 0.1
         return loss * float("nan") if hot and self.global_rank == 1 else loss
@@ -213,12 +216,13 @@ def raised(devices: int) -> None:
 
 
 def found_where_one_rank_sees_nan(devices: int) -> list:
-    """What the range test finds, and the learning rate in force afterwards."""
+    """What the range test finds, the number of its steps, and the learning rate in force afterwards."""
     seed_everything(5)
     test = LRRangeTest(min_lr=1e-4, max_lr=10.0, num_steps=40, stop_factor=None)
     trainer = quiet_trainer(strategy="ddp", devices=devices, max_epochs=1, callbacks=[test])
     trainer.fit(NaNOnRankOne(), loader(160, shuffle=True))
-    return [test.result.state_dict(), trainer.optimizers[0].param_groups[0]["lr"]]
+    steps = NaNOnRankOne.batches - trainer.global_step
+    return [test.result.state_dict(), steps, trainer.optimizers[0].param_groups[0]["lr"]]
 
 
 class Noisy(Scheduled):

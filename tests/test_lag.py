@@ -1,4 +1,4 @@
-"""On a GPU a value is read when the next step is under way: nobody waits, and the result is that of a CPU."""
+"""On a GPU, or among ranks, a value is read when the next step is under way: nobody waits, the result is the same."""
 
 import math
 import warnings
@@ -143,8 +143,8 @@ def test_value_is_read_after_the_next_step(lag, monkeypatch):
     read = []
 
     class Reading(lightning_clr.sweep._Reading):
-        def __init__(self, value):
-            super().__init__(value)
+        def __init__(self, *args):
+            super().__init__(*args)
             self.step = Counting.steps
 
         def __float__(self):
