@@ -8,7 +8,6 @@ and not looked into.
 
 import argparse
 import collections
-import contextlib
 import functools
 import os
 import random
@@ -31,6 +30,8 @@ _HELD = SimpleNamespace | argparse.Namespace | collections.UserDict | collection
 _LIBRARIES = {"torch", "lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "lightning_clr"}
 _USERS_PACKAGES: set[str] = set()
 _ENGINES = {"deepspeed"}  # looked into without copies of tensors: `remember_zero` names those that outlive a step
+_CONSTANTS = {type(None), bool, int, float, str, bytes, torch.dtype, torch.device}
+_CONTAINERS = {dict, collections.OrderedDict, list, set}
 _LARGE = 10_000  # a longer container holds data: its elements are kept, not looked into
 
 
@@ -53,9 +54,8 @@ class Snapshot:
 
     def __init__(self, device: torch.device | str | None = None) -> None:
         self.device = device
-        self._undo: list[Callable[[], object]] = []
+        self._undo: list[Callable[[], object]] = [functools.partial(set_rng_state, rng_state())]
         self._seen: dict[tuple[int, bool], object] = {}  # holds the objects, so that ids stay theirs
-        self._rng = rng_state()
 
     def __enter__(self) -> "Snapshot":
         return self
@@ -63,11 +63,15 @@ class Snapshot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # a stack, since one that fails must not keep the others from running
-        with torch.no_grad(), contextlib.ExitStack() as stack:
-            stack.callback(set_rng_state, self._rng)
-            for undo in self._undo:
-                stack.callback(undo)
+        failures: list[BaseException] = []
+        with torch.no_grad():
+            for undo in reversed(self._undo):
+                try:
+                    undo()
+                except BaseException as failure:  # must not keep the others from running
+                    failures.append(failure)
+        if failures:
+            raise failures[0]
 
     def add(self, value: Any, data: bool = False) -> None:
         """Remember ``value`` and all that it reaches.
@@ -77,6 +81,9 @@ class Snapshot:
             data: Whether this is part of a data set: its tensors and arrays are taken to be read only, and are not
                 copied.
         """
+        if type(value) in _CONTAINERS and not value:  # most of what a module has
+            self._undo.append(value.clear)
+            return
         data = data or isinstance(value, Dataset) or _is_of_engine(value)
         if (id(value), data) in self._seen:
             return
@@ -160,7 +167,7 @@ def is_restorable(source: Any) -> bool:
 
 
 def _parts(value: Any) -> tuple[Any, ...] | None:
-    """What a value consists of, as far as a snapshot looks into it; ``None`` if it does not."""
+    """What a value consists of, but for constants, as far as a snapshot looks into it; ``None`` if it does not."""
     parts: list[Any] = []
     if isinstance(value, dict):
         parts += value.values()
@@ -172,7 +179,7 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
         return None
     if _is_walked(value):
         parts += (*getattr(value, "__dict__", {}).values(), *_slots(value).values())
-    return tuple(parts) if len(parts) <= _LARGE else ()
+    return tuple(part for part in parts if type(part) not in _CONSTANTS) if len(parts) <= _LARGE else ()
 
 
 def _captured(function: Any) -> tuple[Any, ...]:

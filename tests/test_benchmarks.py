@@ -63,7 +63,7 @@ def test_snapshot_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     table, found = quick("snapshots.py", tmp_path)
 
     assert table.count("\n") == 4
-    assert {millions: numbers["bytes"] for millions, numbers in found.items()} == {"1": 4_000_000, "4": 16_000_000}
+    assert {name: numbers["bytes"] for name, numbers in found.items()} == {"1 M": 4_000_000, "10 M": 40_000_000}
     assert all(len(numbers["seconds"]) == 6 for numbers in found.values())
 
 

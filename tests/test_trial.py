@@ -828,7 +828,8 @@ def test_training_is_bit_identical(make, ending, tmp_path, monkeypatch):
 
 def held_on(snapshot: Snapshot) -> set[str]:
     """The devices of the copies of parameters."""
-    return {undo.args[1].device.type for undo in snapshot._undo if undo.func is lightning_clr.snapshot._put_back_tensor}
+    undone = [undo for undo in snapshot._undo if isinstance(undo, partial)]
+    return {undo.args[1].device.type for undo in undone if undo.func is lightning_clr.snapshot._put_back_tensor}
 
 
 def test_copies_are_kept_on_the_device_asked_for():
@@ -935,6 +936,30 @@ def test_every_part_of_the_restoration_is_needed(mutate, make, fault, tmp_path, 
     except Exception:
         return
     assert actual != expected
+
+
+class Broken(random.Random):
+    """Cannot be put back."""
+
+    def setstate(self, state):
+        raise RuntimeError("stuck")
+
+
+def test_what_cannot_be_put_back_does_not_keep_the_others():
+    """The error is shown when all the rest is done."""
+    module = Plain()
+    module.before, module.dice, module.after = [], Broken(), {}
+    weight = module.head.weight.detach().clone()
+    snapshot = Snapshot()
+    snapshot.add(module)
+    torch.nn.init.zeros_(module.head.weight)
+    module.before.append(1)
+    module.after["key"] = 1
+
+    with pytest.raises(RuntimeError, match="stuck"):
+        snapshot.__exit__(None, None, None)
+    assert (module.before, module.after) == ([], {})
+    assert torch.equal(module.head.weight, weight)
 
 
 def test_logged_values_find_their_metric_on_its_device(monkeypatch):

@@ -18,16 +18,21 @@ from report import in_turns, options, ratio, show, trainer
 import lightning_clr.snapshot
 from lightning_clr.snapshot import Snapshot
 
-LAYER = 1_000_000
+SIZES = {  # number of layers and of their inputs
+    "1 M": (1, 1000),
+    "10 M": (10, 1000),
+    "100 M": (100, 1000),
+    "500 M": (500, 1000),
+    "0.3 M in 1,000 layers": (1000, 16),
+}
 
 
 class Layers(LightningModule):
-    """Square layers of a million parameters each."""
+    """Square layers."""
 
-    def __init__(self, millions: int) -> None:
+    def __init__(self, number: int, side: int) -> None:
         super().__init__()
-        side = int(LAYER**0.5)
-        self.layers = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False) for _ in range(millions)))
+        self.layers = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False) for _ in range(number)))
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -94,27 +99,27 @@ def held(module: Layers) -> int:
 def main() -> None:
     """Time everything, and show it."""
     chosen = options(__doc__, "snapshots.json")
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "all.ckpt")
-        for millions in (1, 4) if chosen.quick else (1, 10, 100, 500):
-            module = Layers(millions)
+        for name, (number, side) in [*SIZES.items()][: 2 if chosen.quick else None]:
+            module = Layers(number, side)
             ways = {"clone": clone, "remember": remember, "copy back": copy_back, "put back": put_back}
             ways |= {"write": functools.partial(write, path), "read": functools.partial(read, path)}
-            repeats = chosen.repeats or (2 if chosen.quick else 3 if millions > 100 else 9)
-            seconds = in_turns({name: functools.partial(way, module) for name, way in ways.items()}, repeats)
-            found[millions] = {"seconds": seconds, "bytes": held(module)}
+            repeats = chosen.repeats or (2 if chosen.quick else 3 if name == "500 M" else 9)
+            seconds = in_turns({kind: functools.partial(way, module) for kind, way in ways.items()}, repeats)
+            found[name] = {"seconds": seconds, "bytes": held(module), "weights": 4 * number * side**2}
     rows = []
-    for millions, numbers in found.items():
+    for name, numbers in found.items():
         seconds = numbers["seconds"]
-        times = {name: f"{statistics.median(taken) * 1000:.1f} ms" for name, taken in seconds.items()}
+        times = {kind: f"{statistics.median(taken) * 1000:.1f} ms" for kind, taken in seconds.items()}
         remembered, back = (
             ratio(seconds["remember"], seconds["clone"]),
             ratio(seconds["put back"], seconds["copy back"]),
         )
         both = [f"{times['remember']} ({remembered:.2f})", f"{times['put back']} ({back:.2f})"]
-        size = f"{numbers['bytes'] / (4 * millions * LAYER):.2f}"
-        rows.append([f"{millions} M", *both, size, times["clone"], times["write"], times["read"]])
+        size = f"{numbers['bytes'] / numbers['weights']:.2f}"
+        rows.append([name, *both, size, times["clone"], times["write"], times["read"]])
     head = ["parameters", "remember (in clones)", "put back (in copies)", "bytes (in weights)", "clone"]
     show([*head, "checkpoint: write", "read"], rows, found, chosen.output)
 
