@@ -34,8 +34,9 @@ _CAP = 0.5  # height above the untrained level, in improvements, beyond which va
 _OUTLIER = 4.0  # distance from the untrained level, in units of the noise, beyond which values count the same
 _EVIDENCE = 6.0  # twice the log-likelihood that an onset of roughness must gain over noise of one variance
 _CLOSER = (1 / 12, 50.0)  # where the second sweep looks, in units of where training becomes as rough as the data
-_READINGS = 40  # how often the bounds are read while a second sweep goes on
+_READINGS = 40  # how often at most the bounds are read while a second sweep goes on
 _ALIKE = 4  # readings in a row that have to agree to settle the bounds
+_SAME = 1.025  # ratio up to which they do
 _PAST = 3.0  # the learning rate by then over `max_lr`
 
 
@@ -173,10 +174,10 @@ def closer_range(
 
 
 class Settling:
-    """Tells when the second sweep has nothing more to say: both bounds stand still, and lie well behind.
+    """Tells when the second sweep has shown its valley: both bounds stand still, and lie well behind.
 
-    They are read forty times in the planned length. Four readings in a row that differ by no more than one step of the
-    sweep settle them, if the learning rate is at three times ``max_lr`` by then.
+    They are read up to forty times in the planned length. Four readings of a valley in a row that agree settle them, if
+    the learning rate is at three times ``max_lr`` by then.
 
     Args:
         first: Learning rates and values of the first sweep.
@@ -188,13 +189,13 @@ class Settling:
         >>> losses = [2 / (1 + (lr / 0.01) ** 2) + lr for lr in lrs]
         >>> is_settled = Settling((lrs, losses), "min", num_steps=240)
         >>> [is_settled(lrs[:end], losses[:end]) for end in range(1, 240)].index(True)
-        167
+        174
     """
 
     def __init__(
         self, first: tuple[Sequence[float], Sequence[float]], direction: Literal["min", "max"], num_steps: int
     ) -> None:
-        self._first = first
+        self._untrained = _Sweep(*first, direction, "exponential").untrained
         self._direction = direction
         self._every = math.ceil(num_steps / _READINGS)
         self._found: list[LRBounds | None] = []
@@ -203,12 +204,12 @@ class Settling:
         """Whether the sweep may end; to be asked at each of its steps, with all that it has recorded."""
         if len(lrs) % self._every:
             return False
-        self._found.append(find_bounds(*self._first, self._direction, (lrs, values))[0])
+        sweep = _Sweep(lrs, values, self._direction, "exponential", self._untrained)
+        self._found.append(sweep.valley()[0] if sweep.clarity >= _FAINT else None)
         found = [bounds for bounds in self._found[-_ALIKE:] if bounds is not None]
         if len(found) < _ALIKE or lrs[-1] < _PAST * found[-1].max_lr:
             return False
-        step = lrs[1] / lrs[0] * (1 + 1e-9)
-        return all(max(bound) <= step * min(bound) for bound in zip(*map(dataclasses.astuple, found), strict=True))
+        return all(max(bound) <= _SAME * min(bound) for bound in zip(*map(dataclasses.astuple, found), strict=True))
 
 
 def find_plateau(

@@ -59,8 +59,8 @@ class LRRangeTest(Callback):
         on_inconclusive: Warn and keep the configured learning rate when the curve does not tell the bounds, or raise.
         closer_look: Whether to sweep once more where the first sweep hardly rises above its noise: over fewer decades
             and four times as many steps (400, if the first has more than 100; as many, if it has more than 400), around
-            the learning rate at which training starts to move the loss; it ends when further steps no longer move the
-            bounds. Only for exponential sweeps that may end early and record a value at every step.
+            the learning rate at which training starts to move the loss. The second sweep ends early when its bounds
+            stand still. Only for exponential sweeps that may end early and record a value at every step.
         snapshot_device: Where the module's tensors are kept meanwhile; by default beside the originals.
 
     Attributes:

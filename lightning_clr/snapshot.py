@@ -70,8 +70,8 @@ class Snapshot:
                     undo()
                 except BaseException as failure:  # must not keep the others from running
                     failures.append(failure)
-        if failures:
-            raise failures[0]
+        if failures:  # an interrupt before all others
+            raise next((failure for failure in failures if not isinstance(failure, Exception)), failures[0])
 
     def add(self, value: Any, data: bool = False) -> None:
         """Remember ``value`` and all that it reaches.

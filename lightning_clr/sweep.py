@@ -77,10 +77,18 @@ class SweepRecording:
                 self.record_step()
             except Exception:
                 self._read()
-                if not self._ended:  # else this step would not have been made, had its forerunners been read
-                    raise
+                if not self._ended or not self._is_everywhere:
+                    raise  # else this step would not have been made, had its forerunners been read
             after_step(self.num_steps)
         self._read()
+
+    @property
+    def _is_everywhere(self) -> bool:
+        """Whether all ranks fail in the step after the last: they do with NaN in their weights.
+
+        Where one alone may have failed, it must not leave the others waiting for it.
+        """
+        return self.trainer.world_size == 1 or not (self._skips or math.isfinite(self.values[-1]))
 
     def record_step(self) -> None:
         """One optimizer step, over as many batches as it accumulates."""
@@ -142,9 +150,9 @@ class SweepRecording:
             sweep.set_bounds(LRBounds(self.plan.min_lr, self.plan.max_lr * factor**more))
 
     def _read(self, lag: int = 0) -> None:
-        """Take in the values of all steps but the last ``lag``, which the device may still be at.
+        """Take in the values of all steps but the last ``lag``, which the device or other ranks may still be at.
 
-        The lag is the same on all ranks, so that they end together; steps after the one that ends it leave none.
+        The lag is the same on all ranks, so that they end together; steps after the one that ends it leave no values.
         """
         while len(self._unread) > lag and not self._ended:
             lr, value = self._unread.popleft()
@@ -210,23 +218,25 @@ class _Reading:
 
     def __init__(self, value: Tensor | None, trainer: Any) -> None:
         self._is_mine = value is not None
-        self._arrivals: list[Callable[[], object]] = []
+        self._wait: Callable[[], object] = lambda: None
         self._sent = value if trainer.world_size == 1 else self._sum(value, trainer.strategy.root_device)
         if self._sent is not None and self._sent.is_cuda:
             stream = torch.cuda.current_stream(self._sent.device)
             self._sent = self._sent.to("cpu", non_blocking=True)
             arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrival.record(stream)
-            self._arrivals.append(arrival.synchronize)
+            self._wait = arrival.synchronize
 
     def _sum(self, value: Tensor | None, device: torch.device) -> Tensor:
         """Over the ranks, their values and the number of them: one small tensor; a strategy's ``reduce`` makes two."""
-        sums = torch.zeros(2, device=device) if value is None else torch.stack([value, torch.ones_like(value)])
+        sums = torch.zeros(2, dtype=torch.float32, device=device)
+        if value is not None:
+            sums = torch.stack([value, torch.ones_like(value)])
         work = torch.distributed.all_reduce(sums, async_op=True)
         if device.type == "cpu":
-            self._arrivals.append(work.wait)
+            self._wait = work.wait
         else:
-            work.wait()  # the stream does, not the host
+            work.wait()  # the stream does, with NCCL, not the host
         return sums
 
     @property
@@ -236,14 +246,10 @@ class _Reading:
 
     def __float__(self) -> float:
         arrived = self._arrived()
-        if arrived.ndim:
-            total, ranks = arrived
-            return float(total / ranks)
-        return float(arrived)
+        return float(arrived[0] / arrived[1] if arrived.ndim else arrived)
 
     def _arrived(self) -> Any:
-        for wait in self._arrivals:
-            wait()
+        self._wait()
         return self._sent
 
 

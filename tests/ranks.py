@@ -190,12 +190,14 @@ def spawned(devices: int) -> list:
 
 
 class NaNOnRankOne(Scheduled):
-    """Diverges on one rank alone."""
+    """Diverges on one rank alone, and refuses the weights that this makes on all."""
 
     batches = 0
 
     def training_step(self, batch, batch_idx):
         type(self).batches += 1
+        if self.head.weight.isnan().any():
+            raise ValueError("the weights are NaN")
         loss = super().training_step(batch, batch_idx)
         hot = self.optimizers().param_groups[0]["lr"] > 0.1
         return loss * float("nan") if hot and self.global_rank == 1 else loss
@@ -210,9 +212,21 @@ class RaisesOnRankOne(Scheduled):
         return super().training_step(batch, batch_idx)
 
 
-def raised(devices: int) -> None:
-    trainer = quiet_trainer(strategy="ddp", devices=devices, max_epochs=1, callbacks=[LRRangeTest()])
-    trainer.fit(RaisesOnRankOne(), loader(160))
+class RaisesAtTheEndOnRankOne(Scheduled):
+    """Fails on one rank alone, in the step after the third hot one, with which the sweep has diverged on all."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        heat = self.optimizers().param_groups[0]["lr"] / 0.1
+        if self.global_rank == 1 and heat > 1.9:
+            raise RuntimeError("the real error")
+        return loss + 1e3 * (heat > 1)
+
+
+def raised(module: type, devices: int) -> None:
+    test = LRRangeTest(min_lr=1e-4, max_lr=10.0, num_steps=60)
+    trainer = quiet_trainer(strategy="ddp", devices=devices, max_epochs=1, callbacks=[test])
+    trainer.fit(module(), loader(160))
 
 
 def found_where_one_rank_sees_nan(devices: int) -> list:
@@ -450,7 +464,8 @@ EXPERIMENTS = {
     **{name: partial(traces, name) for name in STRATEGIES},
     **{name: partial(one_epoch_of_eight, name) for name in CHECKPOINTS},
     "spawned": spawned,
-    "one rank raises": raised,
+    "one rank raises": partial(raised, RaisesOnRankOne),
+    "one rank raises at the end": partial(raised, RaisesAtTheEndOnRankOne),
     "one rank sees nan": found_where_one_rank_sees_nan,
     "closer look": found_at_a_closer_look,
     "one rank returns none": recorded_where_one_rank_returns_none,

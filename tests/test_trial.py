@@ -962,6 +962,22 @@ def test_what_cannot_be_put_back_does_not_keep_the_others():
     assert torch.equal(module.head.weight, weight)
 
 
+class Interrupted(random.Random):
+    """As by Ctrl-C."""
+
+    def setstate(self, state):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("dice", [[Broken(), Interrupted()], [Interrupted(), Broken()]], ids=["last", "first"])
+def test_interrupt_is_not_lost_among_errors(dice):
+    snapshot = Snapshot()
+    snapshot.add(dice)
+
+    with pytest.raises(KeyboardInterrupt):
+        snapshot.__exit__(None, None, None)
+
+
 def test_logged_values_find_their_metric_on_its_device(monkeypatch):
     """It moves when the first value comes, and not again with every other, in which Lightning copies its settings."""
     moved = []
