@@ -185,11 +185,11 @@ class Settling:
         num_steps: Planned length of the second sweep.
 
     Example:
-        >>> lrs = [10 ** (step / 40 - 5) for step in range(240)]
+        >>> lrs = [10 ** (step / 100 - 4) for step in range(400)]
         >>> losses = [2 / (1 + (lr / 0.01) ** 2) + lr for lr in lrs]
-        >>> is_settled = Settling((lrs, losses), "min", num_steps=240)
-        >>> [is_settled(lrs[:end], losses[:end]) for end in range(1, 240)].index(True)
-        174
+        >>> is_settled = Settling((lrs, losses), "min", num_steps=400)
+        >>> [is_settled(lrs[:end], losses[:end]) for end in range(1, 401)].index(True)
+        349
     """
 
     def __init__(
