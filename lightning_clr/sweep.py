@@ -1,4 +1,4 @@
-"""One sweep in progress: the rising learning rate, the value of every step, and when it has diverged."""
+"""One sweep in progress: the rising learning rate, the value of every step, and when it ends."""
 
 import collections
 import inspect
@@ -77,14 +77,15 @@ class SweepRecording:
                 self.record_step()
             except Exception:
                 self._read()
-                if not self._ended or not self._is_everywhere:
-                    raise  # else this step would not have been made, had its forerunners been read
+                if not self._ended or not self._all_ranks_fail:
+                    raise
+                # had its forerunners been read, this step would not have been made
             after_step(self.num_steps)
         self._read()
 
     @property
-    def _is_everywhere(self) -> bool:
-        """Whether all ranks fail in the step after the last: they do with NaN in their weights.
+    def _all_ranks_fail(self) -> bool:
+        """Whether an error in the step after the last is one of all ranks: NaN has come into the weights of all.
 
         Where one alone may have failed, it must not leave the others waiting for it.
         """

@@ -169,7 +169,7 @@ def trial(
     real, strategy = trainer.fit_loop, trainer.strategy
     loop = type(real)(trainer, min_epochs=0, max_epochs=real.max_epochs)
     loop.epoch_loop = type(real.epoch_loop)(trainer, min_steps=None, max_steps=real.max_steps)
-    loop.epoch_loop._results = _settled(loop.epoch_loop._results)
+    loop.epoch_loop._results = _moved_once(loop.epoch_loop._results)
     this = Trial(trainer, loop)
     quiet = {
         "fit_loop": loop,
@@ -449,14 +449,14 @@ def _no_profiler(trainer: Any) -> Any:
     return type("NoProfiler", (base,), {"profile": lambda self, action_name: nothing})()
 
 
-def _settled(results: Any) -> Any:
+def _moved_once(results: Any) -> Any:
     """Results that move to a device once, not with every value that is logged, which takes longer than to log it."""
 
     def set_item(self: dict[str, Any], key: str, item: Any) -> None:
         item.to = functools.lru_cache(1)(item.to)
         dict.__setitem__(self, key, item)
 
-    return type("SettledResults", (type(results),), {"__setitem__": set_item})(training=True)
+    return type("MovedOnce", (type(results),), {"__setitem__": set_item})(training=True)
 
 
 def _accumulated_batches(trainer: Any) -> int:

@@ -54,6 +54,13 @@ class Scheduled(CLRMixin, Plain):
         return self.with_schedule(super().configure_optimizers())
 
 
+class Bounded(Plain):
+    """Noisy, and never far above the untrained loss, so that a sweep may go on for long."""
+
+    def training_step(self, batch, batch_idx):
+        return 2 * torch.tanh(super().training_step(batch, batch_idx) / 2) + 0.3 * torch.randn(())
+
+
 def quiet_trainer(trainer_class: type = Trainer, **kwargs) -> Trainer:
     """A trainer on the CPU that writes and prints nothing."""
     silent = {

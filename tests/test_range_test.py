@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from models import Plain, Scheduled, loader, quiet_trainer
+from models import Bounded, Plain, Scheduled, loader, quiet_trainer
 from pytorch_lightning import LightningModule, seed_everything
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, GradientAccumulationScheduler, LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger, Logger
@@ -324,13 +324,6 @@ def test_no_closer_look_where_none_is_wanted(arguments):
     seed_everything(1)
 
     assert lr_range_test(quiet_trainer(), Noisy(), loader(), **arguments).closer_lrs == []
-
-
-class Bounded(Plain):
-    """Noisy, and never far above the untrained loss."""
-
-    def training_step(self, batch, batch_idx):
-        return 2 * torch.tanh(super().training_step(batch, batch_idx) / 2) + 0.3 * torch.randn(())
 
 
 def test_second_sweep_ends_once_its_bounds_are_settled(monkeypatch):

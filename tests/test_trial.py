@@ -1000,4 +1000,4 @@ def test_logged_values_may_come_from_several_devices(devices):
 
     plain = _ResultCollection(training=True)
 
-    assert [*found(lightning_clr.trial._settled(plain))] == [*found(plain)]
+    assert [*found(lightning_clr.trial._moved_once(plain))] == [*found(plain)]
