@@ -13,8 +13,11 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_clr import CLRMixin
 
 
-def digits(number=1437):
-    """So many handwritten digits for training and 360 for testing, ``[n, 1, 8, 8]`` between 0 and 1."""
+def digits(number=None):
+    """1,438 handwritten digits for training, or ``number`` of them, and 359 for testing.
+
+    Images are ``[n, 1, 8, 8]`` between 0 and 1.
+    """
     train, test = (loader.dataset for loader in loaders())
     return TensorDataset(*train[:number]), TensorDataset(*test[:])
 

@@ -190,6 +190,14 @@ def test_range_test_as_smith_draws_it(example):
     assert written() == {"range_test_smith.svg"}
 
 
+def test_all_digits_are_used(example):
+    """In training those that are asked for, in testing all the others."""
+    images = example("images")
+
+    assert [len(part) for part in images.digits()] == [1438, 359]
+    assert [len(part) for part in images.digits(300)] == [300, 359]
+
+
 @pytest.mark.usefixtures("quiet")
 def test_super_convergence_has_its_signature(example):
     """A rise, a fall where the learning rate is large, a second rise."""
