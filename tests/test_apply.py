@@ -3,9 +3,7 @@
 import math
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from models import Plain, Scheduled, loader, quiet_trainer
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
@@ -26,6 +24,9 @@ from torch.optim.lr_scheduler import (
 
 from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, ScheduleLR
 from lightning_clr.apply import apply_bounds, constant_lr, peak_lrs
+from support.data import loader
+from support.models import Plain, Scheduled
+from support.training import quiet_trainer, trained
 
 CONFIGURED = LRBounds(0.02, 0.1)
 FOUND = LRBounds(0.5, 3.0)
@@ -278,24 +279,6 @@ class Torch(Plain):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
-class LRs(pl.Callback):
-    """Records the learning rates of all groups right before each optimizer step."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.seen.append([float(group["lr"]) for group in optimizer.param_groups])
-
-
-def trained(module, *callbacks, epochs=2):
-    """Learning rates of the steps of a short training."""
-    pl.seed_everything(3)
-    lrs = LRs()
-    quiet_trainer(max_epochs=epochs, callbacks=[*callbacks, lrs]).fit(module, loader())
-    return lrs.seen
-
-
 BODY_AND_HEAD = (0.1, 1.0)
 IN_FIT = {
     "CyclicLR": lambda optimizer, bounds: CyclicLR(
@@ -323,10 +306,10 @@ def test_torch_scheduler_gets_the_bounds_in_the_same_fit(build):
     twin = Torch(build)
     twin.load_state_dict(tested.state_dict())
 
-    lrs = trained(tested, test)
+    lrs = trained(tested, callbacks=[test], max_epochs=2).of_groups
     twin.bounds = test.result.bounds
 
-    assert lrs == [pytest.approx(step, rel=1e-12) for step in trained(twin)]
+    assert lrs == [pytest.approx(step, rel=1e-12) for step in trained(twin, max_epochs=2).of_groups]
     torch.testing.assert_close(tested.state_dict(), twin.state_dict(), rtol=1e-6, atol=1e-7)
 
 
@@ -334,7 +317,7 @@ def test_module_without_scheduler_trains_at_the_constant_rate():
     """Half of what the test found as max_lr, at every step."""
     test = LRRangeTest()
 
-    lrs = trained(Torch(), test, epochs=1)
+    lrs = trained(Torch(), callbacks=[test], max_epochs=1).of_groups
 
     half = test.result.bounds.max_lr / 2
     assert lrs == [pytest.approx([half / 10, half])] * 16

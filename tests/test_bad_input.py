@@ -5,11 +5,13 @@ from operator import attrgetter
 
 import pytest
 import torch
-from models import Plain, Scheduled, blobs, loader, quiet_trainer
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader
 
 from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, ScheduleLR, Sweep, lr_range_test
+from support.data import Stream, blobs, loader
+from support.models import Flat, Plain, Scheduled
+from support.training import quiet_trainer
 
 
 def bounds(base_lr=0.1, max_lr=1.0):
@@ -240,11 +242,6 @@ class EndsEveryEpoch(Plain):
         return -1
 
 
-class Flat(Plain):
-    def loss(self, batch):
-        return super().loss(batch) * 0 + 1
-
-
 def sgd_at_zero(parameters):
     return torch.optim.SGD(parameters, lr=0.0)
 
@@ -331,21 +328,11 @@ REFUSED_AT_FIT = {
     ),
     "stream as validation data": (
         Plain,
-        lambda module: fit(module, DataLoader(Stream()), monitor="val_acc"),
+        lambda module: fit(module, DataLoader(Stream(blobs(32), once=True)), monitor="val_acc"),
         ValueError,
         r"needs validation data that can start over, but .* reads a stream\. Use a map-style data set, or monitor",
     ),
 }
-
-
-class Stream(torch.utils.data.IterableDataset):
-    """Can be read once."""
-
-    def __init__(self):
-        self.samples = iter(blobs(32))
-
-    def __iter__(self):
-        return self.samples
 
 
 @pytest.mark.parametrize(("make", "run", "error", "message"), REFUSED_AT_FIT.values(), ids=REFUSED_AT_FIT.keys())

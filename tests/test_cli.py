@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import pytorch_lightning
 import torch
-from models import Plain, Scheduled
 from pytorch_lightning.cli import LightningCLI
-from twins import DATA, PLAIN, SCHEDULED, Data, each_package
 
 from lightning_clr import CLRCLI, Cyclic, LRBounds, LRRangeTest, OneCycle
+from support.models import Flat, Plain, Scheduled
+from support.processes import SUPPORT, environment
+from support.twins import DATA, PLAIN, SCHEDULED, Data, each_package
 
 pytestmark = pytest.mark.filterwarnings("ignore:`.*.configure_optimizers` will be overridden")  # by --optimizer
 
@@ -197,17 +198,14 @@ def test_range_test_takes_the_configuration_of_a_fit(capsys):
     assert cli.trainer.callbacks[0].num_steps == 50
 
 
-class Blank(Scheduled):
-    """Whatever it does, the loss stays."""
-
-    def loss(self, batch):
-        return super().loss(batch) * 0 + 1
+class FlatScheduled(Scheduled, Flat):
+    pass
 
 
 def test_range_test_without_an_answer_ends_with_a_status(capsys):
     """And tells the reason."""
     with pytest.raises(SystemExit) as ended:
-        command(Blank, "range_test", "--json")
+        command(FlatScheduled, "range_test", "--json")
 
     found = json.loads(capsys.readouterr().out)
     assert ended.value.code == 1
@@ -329,15 +327,13 @@ def test_configuration_is_printed_whole(capsys):
 
 def run(*flags):
     """The completed process of a command line of its own."""
-    script = str(Path(__file__).with_name("command.py"))
-    return subprocess.run(
-        [sys.executable, script, *flags, *QUIET], capture_output=True, text=True, check=False, timeout=200
-    )
+    line = [sys.executable, str(SUPPORT / "command.py"), *flags, *QUIET]
+    return subprocess.run(line, env=environment(), capture_output=True, text=True, check=False, timeout=200)
 
 
 def test_json_is_alone_on_stdout():
     """Whatever modules print, on two ranks."""
-    flags = ["--model=command.Noisy", "--json", "--trainer.strategy=ddp", "--trainer.devices=2"]
+    flags = ["--model=support.command.Talkative", "--json", "--trainer.strategy=ddp", "--trainer.devices=2"]
 
     done = run("range_test", *flags)
 
@@ -349,6 +345,6 @@ def test_schedule_and_optimizer_reach_spawned_processes():
     """Where LightningCLI itself loses the optimizer."""
     spawned = ["--trainer.strategy=ddp_spawn", "--trainer.devices=2", "--optimizer=Adam"]
 
-    done = run("fit", "--model=command.Untold", "--schedule=OneCycle", *spawned)
+    done = run("fit", "--model=support.command.Untold", "--schedule=OneCycle", *spawned)
 
     assert done.stdout.count("trained by Adam and ScheduleLR") == 2, done.stderr

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from models import Scheduled, loader, quiet_trainer
 from torch._dynamo.testing import CompileCounter
 
 from lightning_clr import LRRangeTest
+from support.data import loader
+from support.models import Scheduled
+from support.training import quiet_trainer
 
 
 class Unlogged(Scheduled):

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import Scheduled, loader, quiet_trainer
 from pytorch_lightning import Callback, callbacks
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, Schedule, ScheduleLR
+from support.data import loader
+from support.models import Scheduled
+from support.training import LRs, quiet_trainer
 
 BOUNDS = LRBounds(0.1, 0.5)
 
@@ -129,14 +131,12 @@ def recipe(name):
     return names[name]
 
 
-class Notes(Callback):
-    """The learning rate that each optimizer step was made with, and the weights after it."""
+class Notes(LRs):
+    """Also the weights after each optimizer step."""
 
     def __init__(self):
-        self.lrs, self.heads = [], []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.lrs.append(optimizer.param_groups[0]["lr"])
+        super().__init__()
+        self.heads = []
 
     def on_train_batch_end(self, trainer, pl_module, *_):
         if trainer.global_step == len(self.heads) + 1:
@@ -178,8 +178,8 @@ def test_snapshots_are_taken_after_the_steps_at_base_lr(schedule, arguments, ste
 
     saved = snapshots()
     assert list(saved) == steps
-    assert [notes.lrs[step - 1] for step in steps] == pytest.approx(len(steps) * [BOUNDS.base_lr], rel=1e-12)
-    assert [step + 1 for step, lr in enumerate(notes.lrs) if lr <= BOUNDS.base_lr * (1 + 1e-12)] == [1, *steps]
+    assert [notes.seen[step - 1] for step in steps] == pytest.approx(len(steps) * [BOUNDS.base_lr], rel=1e-12)
+    assert [step + 1 for step, lr in enumerate(notes.seen) if lr <= BOUNDS.base_lr * (1 + 1e-12)] == [1, *steps]
     for step, state in saved.items():
         assert torch.equal(state["state_dict"]["head.weight"], notes.heads[step - 1])
 
@@ -189,7 +189,7 @@ def test_snapshot_of_one_cycle_is_the_last():
     _, net, notes = train(OneCycle(), recipe("CycleCheckpoint")("ckpt", every_n_train_steps=1, save_top_k=-1))
 
     (state,) = snapshots().values()
-    assert min(notes.lrs) == notes.lrs[-1] == pytest.approx(1e-5)
+    assert min(notes.seen) == notes.seen[-1] == pytest.approx(1e-5)
     assert torch.equal(state["state_dict"]["head.weight"], net.head.weight)
 
 
@@ -209,8 +209,8 @@ def test_resumed_training_takes_the_snapshots_that_are_left():
     trainer.fit(net, loader(), loader(32), ckpt_path=next(Path("ckpt").glob("*step=21.ckpt")))
 
     assert list(snapshots()) == [21, 41, 61]
-    assert len(notes.lrs) == 40
-    assert [notes.lrs[step - 22] for step in (41, 61)] == pytest.approx([BOUNDS.base_lr] * 2)
+    assert len(notes.seen) == 40
+    assert [notes.seen[step - 22] for step in (41, 61)] == pytest.approx([BOUNDS.base_lr] * 2)
 
 
 def test_snapshots_come_at_the_base_lr_that_a_range_test_has_found():
@@ -247,8 +247,8 @@ def test_training_stops_after_a_step_at_base_lr(schedule, arguments, steps):
 
     trainer, _, notes = train(schedule, stopping, module=Worsening, **arguments)
 
-    assert trainer.global_step == len(notes.lrs) == steps
-    assert notes.lrs[-1] == BOUNDS.base_lr or steps == 64
+    assert trainer.global_step == len(notes.seen) == steps
+    assert notes.seen[-1] == BOUNDS.base_lr or steps == 64
 
 
 def test_training_that_others_stop_stops_at_once():

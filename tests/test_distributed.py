@@ -1,7 +1,6 @@
 """Several ranks: real processes, real strategies, gloo."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import free_port, run_together
 
-RANKS = Path(__file__).with_name("ranks.py")
+from support.processes import SUPPORT, environment, free_port, run_together
+
+RANKS = SUPPORT / "ranks.py"
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install deepspeed")
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
@@ -20,10 +20,9 @@ needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs
 def launch(experiments: str, devices: int, folder: Path) -> subprocess.CompletedProcess:
     """Run the ranks in an empty folder; more than two hundred seconds are taken for a hang."""
     (folder / "run").mkdir(parents=True)
-    path = os.pathsep.join([str(RANKS.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "MASTER_PORT": free_port(), "PYTHONPATH": path}
     command = [sys.executable, str(RANKS), experiments, str(devices), str(folder)]
-    (done,) = run_together([{"args": command, "cwd": folder / "run", "env": environment}], seconds=200)
+    where = {"cwd": folder / "run", "env": environment(MASTER_PORT=free_port())}
+    (done,) = run_together([{"args": command, **where}], seconds=200)
     return done
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
-from models import Plain, loader
+
+from support.data import loader
+from support.models import Plain
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,12 +8,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from models import Plain, Scheduled, loader, quiet_trainer
-from processes import free_port, run_together
 
 from lightning_clr import LRRangeTest
+from support.data import loader
+from support.models import Plain, Scheduled
+from support.processes import SUPPORT, environment, free_port, run_together
+from support.training import quiet_trainer
 
-SCRIPT = Path(__file__).with_name("faults.py")
+SCRIPT = SUPPORT / "faults.py"
 PATIENCE = 150
 """Seconds; the process group waits for twenty. More is a hang."""
 
@@ -29,20 +31,17 @@ class Job:
         (self.bin / "scontrol").chmod(0o755)
 
     def task(self, rank: int | None, port: str, faults: tuple[str, ...]) -> dict:
-        environment = {
-            **os.environ,
+        variables = {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
-            "OMP_NUM_THREADS": "1",
             "PATH": f"{self.bin}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{SCRIPT.parents[1]}:{SCRIPT.parent}",
         }
         if rank is not None:
             job = {"JOB_ID": 77, "JOB_NAME": "job", "NTASKS": 2, "NTASKS_PER_NODE": 2, "NODEID": 0}
             job |= {"PROCID": rank, "LOCALID": rank}
-            environment |= {f"SLURM_{name}": str(value) for name, value in job.items()}
+            variables |= {f"SLURM_{name}": str(value) for name, value in job.items()}
         command = [sys.executable, str(SCRIPT), str(self.results), *faults]
-        return {"args": command, "cwd": self.folder, "env": environment}
+        return {"args": command, "cwd": self.folder, "env": environment(**variables)}
 
     def run(self, *faults: str, by_slurm: bool = True) -> list:
         """Meet the faults one after the other; without SLURM the first rank starts the other."""

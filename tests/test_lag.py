@@ -5,12 +5,14 @@ import warnings
 
 import pytest
 import torch
-from models import Bounded, Plain, loader, quiet_trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lightning_clr.sweep
 from lightning_clr import LRRangeTest, lr_range_test
 from lightning_clr.sweep import SweepRecording
+from support.data import loader
+from support.models import Bounded, Hot, Noisy, Plain, Slow
+from support.training import quiet_trainer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -39,35 +41,21 @@ class Counting(Plain):
         type(self).steps += 1
         return super().training_step(batch, batch_idx)
 
-    @property
-    def learning_rate(self):
-        return self.optimizers().param_groups[0]["lr"]
+
+class CountingHot(Counting, Hot):
+    pass
 
 
-class Hot(Counting):
-    """NaN as soon as the learning rate exceeds 0.1."""
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        return loss * math.nan if self.learning_rate > 0.1 else loss
-
-
-class Noisy(Counting):
-    """Its loss is drowned by noise that training does not see."""
-
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) + 3 * torch.randn(())
+class CountingNoisy(Counting, Noisy):
+    noise = 3.0
 
 
 class CountingBounded(Counting, Bounded):
-    """Both."""
+    pass
 
 
-class Slow(Counting):
-    """Learns at learning rates beyond those of the sweep."""
-
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) * 1e-2
+class CountingSlow(Counting, Slow):
+    pass
 
 
 def swept(module, accumulate=1, **arguments):
@@ -80,15 +68,15 @@ def swept(module, accumulate=1, **arguments):
 
 
 CASES = {
-    "NaN": (Hot, 1, {"closer_look": False}, 1),
+    "NaN": (CountingHot, 1, {"closer_look": False}, 1),
     "divergence": (Counting, 1, {"max_lr": 1000.0, "closer_look": False}, 1),
     "to the end": (Counting, 1, {"stop_factor": None}, 0),
-    "accumulated": (Hot, 3, {"closer_look": False}, 3),
-    "logged": (Hot, 1, {"monitor": "train_loss", "closer_look": False}, 1),
-    "NaN in both sweeps": (Hot, 1, {}, 2),
-    "closer look": (Noisy, 1, {}, 1),
+    "accumulated": (CountingHot, 3, {"closer_look": False}, 3),
+    "logged": (CountingHot, 1, {"monitor": "train_loss", "closer_look": False}, 1),
+    "NaN in both sweeps": (CountingHot, 1, {}, 2),
+    "closer look": (CountingNoisy, 1, {}, 1),
     "settled": (CountingBounded, 1, {"num_steps": 80, "max_lr": 100.0}, 2),
-    "goes on": (Slow, 1, {}, 0),
+    "goes on": (CountingSlow, 1, {}, 0),
 }
 
 
@@ -104,7 +92,7 @@ def test_result_does_not_depend_on_the_lag(module, accumulate, arguments, more, 
     assert batches_late == batches + more * steps
 
 
-class RefusesNaN(Hot):
+class RefusesNaN(CountingHot):
     """As distributions do with their parameters."""
 
     def training_step(self, batch, batch_idx):

@@ -17,7 +17,6 @@ import wandb
 import yaml
 from matplotlib import pyplot as plt
 from mlflow.tracking import MlflowClient
-from models import Plain, Scheduled, loader, quiet_trainer
 from PIL import Image
 from pytorch_lightning import seed_everything
 from pytorch_lightning.callbacks import LearningRateMonitor
@@ -28,6 +27,9 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from lightning_clr import LRBounds, LRRangeTest, OneCycle, RangeTestResult, ScheduleLR, lr_range_test
 from lightning_clr.loggers import log_result
+from support.data import loader
+from support.models import Flat, Plain, Scheduled, WithDropout, WithLR
+from support.training import quiet_trainer
 
 LOGGERS = {
     "TensorBoard": lambda: TensorBoardLogger(Path("logs").absolute()),
@@ -45,24 +47,6 @@ def _logs(monkeypatch):
     Path("logs").mkdir()
     yield
     wandb.finish()
-
-
-class WithLR(Plain):
-    """Its learning rate is a hyper-parameter."""
-
-    def __init__(self, lr=0.1):
-        super().__init__()
-        self.save_hyperparameters()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
-
-
-class Hopeless(Plain):
-    """Learns nothing, so that no bounds are found."""
-
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) * 0 + 4.0
 
 
 def fitted(logger, module=Plain, **test):
@@ -306,7 +290,7 @@ def told(logger):
 def test_reason_is_shown_where_there_are_no_bounds(make):
     """And the curve with it."""
     with pytest.warns(UserWarning, match="configured learning rate is kept"):
-        result = fitted(logger := make(), Hopeless)
+        result = fitted(logger := make(), Flat)
 
     shown = told(logger)
     assert shown["lr_range_test/reason"] == result.reason
@@ -327,20 +311,17 @@ def test_reason_is_shown_before_it_is_raised():
     logger = LOGGERS["CSV"]()
 
     with pytest.raises(RuntimeError, match="no bounds"):
-        fitted(logger, Hopeless, on_inconclusive="raise")
+        fitted(logger, Flat, on_inconclusive="raise")
 
     assert Path(logger.log_dir, "lr_range_test.csv").exists()
 
 
-class Drops(Plain):
-    """Draws random numbers in training."""
+class Drops(WithDropout):
+    """At a learning rate of its own."""
 
     def __init__(self, lr):
         super().__init__()
         self.lr = lr
-
-    def forward(self, x):
-        return self.head(torch.nn.functional.dropout(self.body(x), 0.2, self.training))
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=self.lr)

@@ -2,45 +2,20 @@ import math
 
 import pytest
 import torch
-from models import Plain, Scheduled, blobs, loader, quiet_trainer
-from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, Timer
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from lightning_clr import CLRMixin, Cyclic, LRBounds, OneCycle
-
-
-class Stream(IterableDataset):
-    """Samples without a known number."""
-
-    def __iter__(self):
-        return iter(blobs(96))
+from support.data import Stream, blobs, loader
+from support.models import Plain, Scheduled
+from support.training import LRs, quiet_trainer, trained
 
 
 def stream_loader():
-    return DataLoader(Stream(), batch_size=16)
-
-
-class LRs(Callback):
-    """Records the learning rate right before each optimizer step; ends training after a number of them."""
-
-    def __init__(self, stop_after=math.inf):
-        self.seen = []
-        self.stop_after = stop_after
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.seen.append(optimizer.param_groups[0]["lr"])
-        trainer.should_stop = len(self.seen) >= self.stop_after
-
-
-def trained(module, data=None, **trainer_arguments):
-    """The learning rates of all optimizer steps of a training."""
-    lrs = LRs()
-    callbacks = [*trainer_arguments.pop("callbacks", []), lrs]
-    quiet_trainer(callbacks=callbacks, **trainer_arguments).fit(module, loader() if data is None else data)
-    return lrs.seen
+    """Samples without a known number."""
+    return DataLoader(Stream(blobs(96)), batch_size=16)
 
 
 TOTAL_STEPS = {
@@ -72,7 +47,7 @@ def test_total_steps_are_the_optimizer_steps_that_happen(arguments, total_steps)
     """Sixteen batches an epoch; the plan is what training then does."""
     module = Scheduled()
 
-    steps = len(trained(module, **arguments))
+    steps = len(trained(module, **arguments).seen)
 
     assert module.lr_schedulers().total_steps == steps == total_steps
 
@@ -84,7 +59,7 @@ def test_total_steps_follow_a_changing_accumulation(scheduling, arguments, total
     """Each epoch counts with its own accumulation, which Lightning's own estimate leaves out."""
     module = Scheduled()
 
-    steps = len(trained(module, callbacks=[GradientAccumulationScheduler(scheduling)], **arguments))
+    steps = len(trained(module, callbacks=[GradientAccumulationScheduler(scheduling)], **arguments).seen)
 
     assert module.lr_schedulers().total_steps == steps == total_steps
 
@@ -96,7 +71,7 @@ def test_schedule_advances_at_every_optimizer_step(accumulated):
     one_cycle = OneCycleLR(reference, max_lr=0.1, total_steps=2 * math.ceil(16 / accumulated))
     expected = [one_cycle.get_last_lr()[0]]
 
-    lrs = trained(Scheduled(), max_epochs=2, accumulate_grad_batches=accumulated)
+    lrs = trained(Scheduled(), max_epochs=2, accumulate_grad_batches=accumulated).seen
     for _ in lrs[1:]:
         reference.step()
         one_cycle.step()
@@ -169,7 +144,7 @@ def test_stream_with_a_known_end_has_a_total(arguments, total_steps):
     """Data without a length, of a training that has one."""
     module = Scheduled()
 
-    steps = len(trained(module, stream_loader(), **arguments))
+    steps = len(trained(module, stream_loader(), **arguments).seen)
 
     assert module.lr_schedulers().total_steps == steps == total_steps
 
@@ -277,7 +252,7 @@ def test_step_that_mixed_precision_skips_does_not_advance_the_schedule():
     """The optimizer has not moved, so the same learning rate comes again."""
     module = OverflowsOnce(schedule=Cyclic(step_size=4), lr_bounds=LRBounds(0.1, 0.5))
 
-    lrs = trained(module, max_epochs=1, limit_train_batches=7, plugins=[half_precision()])
+    lrs = trained(module, max_epochs=1, limit_train_batches=7, plugins=[half_precision()]).seen
 
     assert lrs == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.5, 0.4])
     assert module.lr_schedulers().last_epoch == 6
@@ -287,7 +262,8 @@ def test_skipped_batches_of_an_accumulation_do_not_advance_the_schedule():
     """With two batches a step, an overflow in the fourth batch skips the second step."""
     module = OverflowsOnce(schedule=Cyclic(step_size=4), lr_bounds=LRBounds(0.1, 0.5))
 
-    lrs = trained(module, max_epochs=1, limit_train_batches=8, accumulate_grad_batches=2, plugins=[half_precision()])
+    arguments = {"limit_train_batches": 8, "accumulate_grad_batches": 2}
+    lrs = trained(module, max_epochs=1, plugins=[half_precision()], **arguments).seen
 
     assert lrs == pytest.approx([0.1, 0.2, 0.2, 0.3])
 
@@ -296,7 +272,7 @@ def test_schedule_starts_afresh_in_every_fit():
     """A second `fit` of the same module configures new optimizers, from the module's learning rate."""
     module = Scheduled(schedule=Cyclic(step_size=2), lr_bounds=LRBounds(0.1, 0.3))
 
-    first, second = (trained(module, max_epochs=1, limit_train_batches=4) for _ in range(2))
+    first, second = (trained(module, max_epochs=1, limit_train_batches=4).seen for _ in range(2))
 
     assert first == second == pytest.approx([0.1, 0.2, 0.3, 0.2])
 
@@ -310,6 +286,6 @@ def test_other_schedulers_step_as_lightning_would():
             scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    lrs = trained(StepsAnyway(), max_epochs=1, limit_train_batches=3)
+    lrs = trained(StepsAnyway(), max_epochs=1, limit_train_batches=3).seen
 
     assert lrs == pytest.approx([0.1, 0.05, 0.025])

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from exactness import SWEEP, AfterTrial, Witness, _files
-from models import Plain, Scheduled, blobs, loader, quiet_trainer
 from pytorch_lightning import Callback, Trainer, callbacks, seed_everything
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
@@ -30,6 +28,10 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LinearLR, OneCycleLR, S
 from torch.utils.data import DataLoader
 
 from lightning_clr import Cyclic, LRBounds
+from support.data import blobs, loader
+from support.exactness import SWEEP, AfterTrial, Witness, files_in
+from support.models import Plain, Scheduled
+from support.training import LRs, quiet_trainer
 
 BOUNDS = LRBounds(0.01, 0.1)  # those that AfterTrial hands over
 AVERAGING = pytest.mark.skipif(not hasattr(callbacks, "EMAWeightAveraging"), reason="came with Lightning 2.6")
@@ -74,16 +76,6 @@ class Frozen(Net):
         return self.with_schedule(torch.optim.SGD(self.head.parameters(), lr=0.1, momentum=0.9))
 
 
-class Rates(Callback):
-    """The learning rates of all groups at each step of training; awake in no sweep."""
-
-    def __init__(self):
-        self.lrs = []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.lrs.append([group["lr"] for group in trainer.optimizers[0].param_groups])
-
-
 class Lines(Logger):
     """Writes down what is logged, a line a call, but not the range test's own."""
 
@@ -122,17 +114,17 @@ def fit(make, place=None, module=Net, schedule=None, **arguments):
     os.chdir(folder)
     seed_everything(7)
     net = module(schedule=schedule, lr_bounds=BOUNDS if place is None else None)
-    test, neighbours, rates, witness = NoTest() if place is None else AfterTrial(**SWEEP), make(), Rates(), Witness()
+    test, neighbours, lrs, witness = NoTest() if place is None else AfterTrial(**SWEEP), make(), LRs(), Witness()
     ordered = [*neighbours, test] if place == "before" else [test, *neighbours]
     checkpointing = any(isinstance(neighbour, ModelCheckpoint) for neighbour in neighbours)
     arguments = {"max_epochs": 3, "enable_checkpointing": checkpointing, **arguments}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*SWA is currently only supported every epoch")
-        trainer = quiet_trainer(**arguments, callbacks=[*ordered, rates, witness])
+        trainer = quiet_trainer(**arguments, callbacks=[*ordered, lrs, witness])
         trainer.fit(net)
-    trace = [entry for entry in witness.trace if entry[0] != "callbacks"] + [("files", _files(folder))]
+    trace = [entry for entry in witness.trace if entry[0] != "callbacks"] + [("files", files_in(folder))]
     os.chdir(home)
-    return Run(trace, trainer, net, test, neighbours[0], rates.lrs)
+    return Run(trace, trainer, net, test, neighbours[0], lrs.of_groups)
 
 
 NEIGHBOURS = {
@@ -335,11 +327,11 @@ def test_lightnings_finders_forget_a_resume(finder, tested):
     first.fit(Net())
     first.save_checkpoint("first.ckpt")
 
-    lrs, net = Rates(), Net()
+    lrs, net = LRs(), Net()
     trainer = quiet_trainer(max_epochs=3, callbacks=[finder(), lrs, *([AfterTrial(**SWEEP)] if tested else [])])
     trainer.fit(net, ckpt_path="first.ckpt")
 
-    assert len(lrs.lrs) == 3 * 160 / net.batch_size
+    assert len(lrs.seen) == 3 * 160 / net.batch_size
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -427,14 +419,14 @@ def test_backbone_goes_on_when_training_resumes():
         return [BackboneFinetuning(1), ModelCheckpoint("ckpt", save_top_k=-1)]
 
     whole = fit(make, "after", module=Frozen)
-    rates, resumed = Rates(), Frozen()
-    trainer = quiet_trainer(max_epochs=3, enable_checkpointing=True, callbacks=[AfterTrial(**SWEEP), *make(), rates])
+    lrs, resumed = LRs(), Frozen()
+    trainer = quiet_trainer(max_epochs=3, enable_checkpointing=True, callbacks=[AfterTrial(**SWEEP), *make(), lrs])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The dirpath has changed")
         trainer.fit(resumed, ckpt_path="run/ckpt/epoch=1-step=40.ckpt")
 
-    assert rates.lrs == whole.lrs[40:]
-    assert {len(lrs) for lrs in rates.lrs} == {2}
+    assert lrs.of_groups == whole.lrs[40:]
+    assert {len(rates) for rates in lrs.of_groups} == {2}
 
 
 # --- the finetuning-scheduler package ---------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import free_port, run_together
 
-ROOT = Path(__file__).parents[1]
-RANKS = Path(__file__).with_name("ranks.py")
+from support.processes import ROOT, SUPPORT, environment, free_port, run_together
+
+RANKS = SUPPORT / "ranks.py"
 EXPERIMENTS = "ddp, one rank sees nan, closer look"
 TORCHRUN, JOB = ROOT / "examples" / "torchrun.sh", ROOT / "examples" / "job.py"
 
@@ -77,12 +77,9 @@ def run(network: Loopback, devices: int, folder: Path, command: list[str]) -> li
     processes = []
     for node, own in enumerate(folders):
         own.mkdir()
-        environment = {
-            **os.environ,
+        variables = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{ROOT}:{RANKS.parent}",
             "GLOO_SOCKET_IFNAME": network.interface,
-            "OMP_NUM_THREADS": "1",
             "MASTER_ADDR": network.address,
             "MASTER_PORT": port,
             "NODE_RANK": str(node),
@@ -92,7 +89,7 @@ def run(network: Loopback, devices: int, folder: Path, command: list[str]) -> li
             "PL_TRAINER_ENABLE_PROGRESS_BAR": "False",
         }
         arguments = [*network.inside(node, folders[1 - node]), *(part.replace("FOLDER", str(own)) for part in command)]
-        processes.append({"args": arguments, "cwd": own, "env": environment})
+        processes.append({"args": arguments, "cwd": own, "env": environment(**variables)})
     for node, done in zip(folders, run_together(processes, seconds=200), strict=True):
         assert done.returncode == 0, done.stderr[-3000:]
         (node / "printed").write_text(done.stderr)

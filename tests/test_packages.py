@@ -7,24 +7,14 @@ import lightning.pytorch as lightning_pytorch
 import pytest
 import pytorch_lightning
 import torch
-from models import loader, quiet_trainer
-from twins import PLAIN, SCHEDULED, each_package
 
 from lightning_clr import Cyclic, LRRangeTest, OneCycle, lr_range_test
 from lightning_clr.packages import lightning_name, package_of
+from support.data import loader
+from support.training import quiet_trainer
+from support.twins import PLAIN, RECORDERS, SCHEDULED, each_package
 
 each_way = pytest.mark.parametrize("in_list", [True, False], ids=["in a list", "bare"])
-
-
-def lr_recorder(package):
-    """A callback of that package's own, and the learning rates it sees at each optimizer step."""
-    lrs = []
-
-    class Recorder(package.Callback):
-        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            lrs.append(optimizer.param_groups[0]["lr"])
-
-    return Recorder(), lrs
 
 
 def seeded(kind, **arguments):
@@ -66,9 +56,9 @@ def test_function_runs(package):
 @each_way
 def test_bounds_reach_the_mixin(package, in_list):
     """Training rises from `base_lr` and reaches `max_lr`."""
-    test, (recorder, lrs) = LRRangeTest(), lr_recorder(package)
+    test, lrs = LRRangeTest(), []
     module = seeded(SCHEDULED[package], schedule=Cyclic(step_size=4))
-    module.on_before_optimizer_step = lambda optimizer: recorder.on_before_optimizer_step(None, module, optimizer)
+    module.on_before_optimizer_step = lambda optimizer: lrs.append(optimizer.param_groups[0]["lr"])
 
     quiet_trainer(package.Trainer, max_epochs=1, callbacks=[test] if in_list else test).fit(module, loader())
 
@@ -90,11 +80,11 @@ def test_total_steps_follow_the_accumulation_of_either_package(package):
 
 def trained(package, max_epochs, ckpt_path=None):
     """The test, the learning rates of a training with it, and the trainer."""
-    test, (recorder, lrs) = LRRangeTest(), lr_recorder(package)
+    test, lrs = LRRangeTest(), RECORDERS[package]()
     module = seeded(SCHEDULED[package], schedule=Cyclic(step_size=5))
-    trainer = quiet_trainer(package.Trainer, max_epochs=max_epochs, callbacks=[test, recorder])
+    trainer = quiet_trainer(package.Trainer, max_epochs=max_epochs, callbacks=[test, lrs])
     trainer.fit(module, loader(), ckpt_path=ckpt_path)
-    return test, lrs, trainer
+    return test, lrs.seen, trainer
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ import functools
 import pytest
 import rich
 import tqdm.auto
-from models import Plain, loader, quiet_trainer
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 
 from lightning_clr import LRRangeTest, lr_range_test
+from support.data import loader
+from support.models import Plain, Slow
+from support.training import quiet_trainer
 
 TITLE = "LR range test"
 TERMINAL = {"force_terminal": True, "width": 100, "legacy_windows": False}
@@ -108,13 +110,6 @@ def test_function_shows_a_bar(bar, capsys):
     lr_range_test(trainer_with(bar()), Plain(), loader(), num_steps=20)
 
     assert TITLE in "".join(capsys.readouterr())
-
-
-class Slow(Plain):
-    """Learns so slowly that the sweep goes on past its usual end."""
-
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) * 1e-3
 
 
 def test_bar_grows_with_a_sweep_that_goes_on(capsys):

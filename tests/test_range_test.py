@@ -6,7 +6,6 @@ import warnings
 
 import pytest
 import torch
-from models import Bounded, Plain, Scheduled, loader, quiet_trainer
 from pytorch_lightning import LightningModule, seed_everything
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, GradientAccumulationScheduler, LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger, Logger
@@ -14,6 +13,9 @@ from torch.utils.data import DataLoader
 
 import lightning_clr.range_test
 from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, RangeTestResult, lr_range_test
+from support.data import loader
+from support.models import Bounded, Flat, Hot, Noisy, Plain, Scheduled, WithLR
+from support.training import LRs, quiet_trainer
 
 
 class Bowl(LightningModule):
@@ -63,17 +65,12 @@ def test_linear_sweep_rises_by_equal_amounts():
     assert result.lrs == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 
 
-class Constant(Plain):
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) * 0 + 4.0
-
-
 def test_constant_loss_stays_constant():
     """Neither smoothing nor accumulation bends a flat curve."""
     for accumulated in (1, 4):
         trainer = quiet_trainer(accumulate_grad_batches=accumulated)
 
-        result = lr_range_test(trainer, Constant(), loader(), num_steps=20)
+        result = lr_range_test(trainer, Flat(), loader(), num_steps=20)
 
         assert result.values == [4.0] * len(result.lrs)
         assert result.smoothed == pytest.approx([4.0] * len(result.lrs))
@@ -116,14 +113,6 @@ def test_short_data_start_over():
     result = lr_range_test(quiet_trainer(), Plain(), loader(64), num_steps=100, stop_factor=None)
 
     assert len(result.lrs) == 100
-
-
-class Hot(Plain):
-    """NaN as soon as the learning rate exceeds 0.1."""
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        return loss * math.nan if self.optimizers().param_groups[0]["lr"] > 0.1 else loss
 
 
 def test_nan_ends_the_sweep():
@@ -192,14 +181,6 @@ class Groups(Plain):
         return torch.optim.SGD(groups, lr=0.1)
 
 
-class Lrs(Callback):
-    """The learning rates at the first batch of training."""
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == 0:
-            self.first = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-
-
 def test_groups_keep_their_ratio_in_the_sweep_and_after_it():
     swept = []
 
@@ -208,22 +189,22 @@ def test_groups_keep_their_ratio_in_the_sweep_and_after_it():
             swept.append([group["lr"] for group in self.optimizers().param_groups])
             return super().training_step(batch, batch_idx)
 
-    lrs = Lrs()
+    lrs = LRs()
     quiet_trainer(max_steps=1, callbacks=[LRRangeTest(num_steps=50, max_lr=30.0), lrs]).fit(Spied(), loader())
 
     assert all(body == pytest.approx(0.1 * head) for body, head in swept)
     assert swept[0][1] == 1e-6
-    assert lrs.first[0] == pytest.approx(0.1 * lrs.first[1])
+    assert lrs.of_groups[0][0] == pytest.approx(0.1 * lrs.of_groups[0][1])
 
 
 def test_both_bounds_reach_the_schedule_of_the_same_fit():
     """The first step runs at base_lr, the peak is max_lr."""
-    test, monitor = LRRangeTest(), Lrs()
+    test, lrs = LRRangeTest(), LRs()
     module = Scheduled(schedule=Cyclic(step_size=5, cycle_momentum=False))
-    trainer = quiet_trainer(max_epochs=2, callbacks=[test, monitor])
+    trainer = quiet_trainer(max_epochs=2, callbacks=[test, lrs])
     trainer.fit(module, loader())
 
-    assert monitor.first == [test.result.bounds.base_lr]
+    assert lrs.of_groups[0] == [test.result.bounds.base_lr]
     assert module.lr_bounds == test.result.bounds
     assert module.lr_schedulers().bounds == test.result.bounds
 
@@ -242,16 +223,16 @@ def test_cyclic_schedule_peaks_at_max_lr():
 
 
 def test_inconclusive_test_keeps_the_configured_learning_rate():
-    lrs = Lrs()
+    lrs = LRs()
     trainer = quiet_trainer(max_steps=1, callbacks=[LRRangeTest(num_steps=20), lrs])
 
     with pytest.warns(UserWarning, match="did not improve clearly.*configured learning rate is kept"):
-        trainer.fit(Constant(), loader())
+        trainer.fit(Flat(), loader())
 
-    assert lrs.first == [0.1]
+    assert lrs.of_groups[0] == [0.1]
 
 
-class Slow(Bowl):
+class Shallow(Bowl):
     """Stable up to lr = 67, so still improving at the usual end of the sweep."""
 
     def __init__(self):
@@ -260,7 +241,7 @@ class Slow(Bowl):
 
 def test_usual_sweep_goes_on_while_the_curve_improves():
     """At the same pace, past 10, and finds the bounds there."""
-    result = lr_range_test(quiet_trainer(), Slow(), nothing_but())
+    result = lr_range_test(quiet_trainer(), Shallow(), nothing_but())
 
     assert len(result.lrs) > 100
     assert result.lrs[99] == pytest.approx(10.0)
@@ -270,8 +251,8 @@ def test_usual_sweep_goes_on_while_the_curve_improves():
 
 def test_sweep_ends_where_the_user_says():
     """A `max_lr` of one's own is kept, and so is the end without a stop factor."""
-    own = lr_range_test(quiet_trainer(), Slow(), nothing_but(), max_lr=9.0)
-    unstopped = lr_range_test(quiet_trainer(), Slow(), nothing_but(), stop_factor=None)
+    own = lr_range_test(quiet_trainer(), Shallow(), nothing_but(), max_lr=9.0)
+    unstopped = lr_range_test(quiet_trainer(), Shallow(), nothing_but(), stop_factor=None)
 
     assert (own.lrs[-1], unstopped.lrs[-1]) == (9.0, 10.0)
     assert "still improving" in own.reason
@@ -279,13 +260,6 @@ def test_sweep_ends_where_the_user_says():
 
 LRS = [10 ** (step / 10 - 5) for step in range(60)]
 DROWNED = [2 + random.Random(step).gauss(0, 0.1) for step in range(60)]
-
-
-class Noisy(Plain):
-    """Its loss is drowned by noise that training does not see."""
-
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) + torch.randn(())
 
 
 def test_range_in_which_nothing_is_learnt_has_no_bounds():
@@ -390,7 +364,7 @@ def test_callback_comes_first():
     test, early = LRRangeTest(num_steps=10), Early()
     trainer = quiet_trainer(max_steps=1, callbacks=[early, test])
     with pytest.warns(UserWarning, match="LR range test"):
-        trainer.fit(Constant(), loader())
+        trainer.fit(Flat(), loader())
 
     assert early.seen is test
 
@@ -569,12 +543,6 @@ class RefusesChanges(Logger):
         if params.keys() & self.params.keys():
             raise ValueError("Changing param values is not allowed.")
         self.params |= params
-
-
-class WithLR(Plain):
-    def __init__(self, lr=0.1, secret="mine"):
-        super().__init__()
-        self.save_hyperparameters()
 
 
 def test_logger_that_refuses_changes_is_warned_about():

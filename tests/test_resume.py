@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from models import Plain, Scheduled, loader, quiet_trainer
 from pytorch_lightning.callbacks import Callback
 
 from lightning_clr import Cyclic, LRRangeTest, OneCycle
+from support.data import loader
+from support.models import Plain, Scheduled
+from support.training import quiet_trainer
 
 
 class Record(Callback):

@@ -3,12 +3,14 @@
 import pytest
 import torch
 import torchmetrics
-from exactness import digest
-from models import Plain, loader, quiet_trainer
 from pytorch_lightning import Callback
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 
 from lightning_clr import LRRangeTest, lr_range_test
+from support.data import loader
+from support.exactness import digest
+from support.models import Plain
+from support.training import quiet_trainer
 
 
 def accuracy():

@@ -11,8 +11,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torchmetrics
-from exactness import SWEEP, AfterTrial, Case, MishapError, WithoutTrial, run
-from models import Plain, Scheduled, blobs, loader, quiet_trainer
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import (
     BaseFinetuning,
@@ -32,6 +30,10 @@ import lightning_clr.snapshot
 import lightning_clr.trial
 from lightning_clr import lr_range_test
 from lightning_clr.snapshot import Snapshot
+from support.data import blobs, loader
+from support.exactness import SWEEP, AfterTrial, Case, MishapError, WithoutTrial, run
+from support.models import Plain, Scheduled
+from support.training import quiet_trainer
 
 SCENARIOS: dict[str, Callable[[], Case]] = {}
 

@@ -59,7 +59,7 @@ def test_what_is_shipped(dist):
     in_wheel = {Path(name).parts[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert in_wheel == {"lightning_clr", f"lightning_clr-{importlib.metadata.version('lightning-clr')}.dist-info"}
     assert "lightning_clr/py.typed" in zipfile.ZipFile(wheel).namelist()
-    assert {"tests/models.py", "examples/train.yaml", "docs/callbacks.md"} <= names
+    assert {"tests/support/models.py", "examples/train.yaml", "docs/callbacks.md"} <= names
     assert {"constraints.txt", "README.md", "LICENSE"} <= names
 
 

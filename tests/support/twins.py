@@ -1,12 +1,14 @@
-"""The shared modules and data for each of the two Lightning packages."""
+"""The shared modules, data and callbacks for each of the two Lightning packages."""
 
 import lightning.pytorch as lightning_pytorch
 import pytest
 import pytorch_lightning
 import torch
-from models import Plain, Scheduled, loader
 
 from lightning_clr import CLRMixin
+from support.data import loader
+from support.models import Plain, Scheduled
+from support.training import LRs
 
 
 class Twin(lightning_pytorch.LightningModule):
@@ -48,8 +50,17 @@ class DataTwin(lightning_pytorch.LightningDataModule):
     val_dataloader = Data.val_dataloader
 
 
+class LRsTwin(lightning_pytorch.Callback):
+    """The other package's `LRs`."""
+
+    __init__ = LRs.__init__
+    seen = LRs.seen
+    on_before_optimizer_step = LRs.on_before_optimizer_step
+
+
 PLAIN = {pytorch_lightning: Plain, lightning_pytorch: Twin}
 SCHEDULED = {pytorch_lightning: Scheduled, lightning_pytorch: ScheduledTwin}
+RECORDERS = {pytorch_lightning: LRs, lightning_pytorch: LRsTwin}
 DATA = {pytorch_lightning: Data, lightning_pytorch: DataTwin}
 each_package = pytest.mark.parametrize(
     "package", [pytorch_lightning, lightning_pytorch], ids=["pytorch_lightning", "lightning.pytorch"]

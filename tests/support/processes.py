@@ -7,6 +7,16 @@ import socket
 import subprocess
 import tempfile
 import time
+from pathlib import Path
+
+SUPPORT = Path(__file__).parent
+ROOT = SUPPORT.parents[1]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """In which a script finds this package, the other tests' support and one core for itself."""
+    path = os.pathsep.join([str(ROOT), str(SUPPORT.parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "OMP_NUM_THREADS": "1", **variables}
 
 
 def free_port() -> str:

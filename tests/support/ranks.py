@@ -11,10 +11,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-import exactness
 import torch
-from exactness import SWEEP, AfterTrial, Case, WithoutTrial, Witness, run
-from models import Scheduled, loader, quiet_trainer
 from pytorch_lightning import Callback, LightningModule, seed_everything
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -29,6 +26,11 @@ import lightning_clr.snapshot
 import lightning_clr.trial
 from lightning_clr import LRRangeTest
 from lightning_clr.snapshot import Snapshot
+from support import exactness
+from support.data import loader
+from support.exactness import SWEEP, AfterTrial, Case, WithoutTrial, Witness, run
+from support.models import Noisy, Scheduled
+from support.training import quiet_trainer
 
 
 class Dropout(Scheduled):
@@ -239,11 +241,10 @@ def found_where_one_rank_sees_nan(devices: int) -> list:
     return [test.result.state_dict(), steps, trainer.optimizers[0].param_groups[0]["lr"]]
 
 
-class Noisy(Scheduled):
-    """Its loss is drowned by noise, another on each rank, that training does not see."""
+class NoisyOnEachRank(Scheduled, Noisy):
+    """With other noise on each."""
 
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) + 3 * torch.randn(())
+    noise = 3.0
 
 
 def found_at_a_closer_look(devices: int) -> dict:
@@ -251,7 +252,7 @@ def found_at_a_closer_look(devices: int) -> dict:
     seed_everything(5)
     test = LRRangeTest(num_steps=40)
     trainer = quiet_trainer(strategy="ddp", devices=devices, max_steps=2, callbacks=[test])
-    trainer.fit(Noisy(), loader(160, shuffle=True))
+    trainer.fit(NoisyOnEachRank(), loader(160, shuffle=True))
     return test.result.state_dict()
 
 

@@ -1,12 +1,11 @@
 """A command line as a user writes it, for tests that need processes of their own."""
 
-from models import Plain, Scheduled
-from twins import Data
-
 from lightning_clr import CLRCLI
+from support.models import Plain, Scheduled
+from support.twins import Data
 
 
-class Noisy(Scheduled):
+class Talkative(Scheduled):
     """Prints wherever a user's module might."""
 
     def __init__(self, **kwargs):

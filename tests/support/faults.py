@@ -13,15 +13,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from exactness import STEPS, digest
-from models import Scheduled, blobs, loader, quiet_trainer
 from pytorch_lightning import Callback, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from lightning_clr import LRBounds, LRRangeTest, RangeTestResult
+from support.data import Stream, blobs, loader
+from support.exactness import STEPS, digest
+from support.models import Scheduled
+from support.training import quiet_trainer
 
 RANK = int(os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
 SWEEP = {"min_lr": 1e-3, "max_lr": 10.0, "num_steps": STEPS, "stop_factor": None}  # learns, and then diverges
@@ -59,11 +61,6 @@ class Terminated(Callback):
 
     def on_train_start(self, trainer, pl_module):
         send(signal.SIGTERM)
-
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        yield from ([*blobs(16 * BATCHES, seed=RANK)])
 
 
 class Known(LRRangeTest):
@@ -122,7 +119,7 @@ def keep(name: str) -> OnExceptionCheckpoint:
 
 
 def uneven(**kwargs):
-    return {"data": DataLoader(Stream(), 16), "max_steps": 4, **kwargs}
+    return {"data": DataLoader(Stream(blobs(16 * BATCHES, seed=RANK)), 16), "max_steps": 4, **kwargs}
 
 
 FOUND = {}

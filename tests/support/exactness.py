@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from models import Plain, loader, quiet_trainer
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 
 from lightning_clr import LRBounds, LRRangeTest, RangeTestResult
 from lightning_clr.snapshot import rng_state
+from support.data import loader
+from support.models import Plain
+from support.training import quiet_trainer
 
 STEPS = 14
 """Length of the range tests here; longer than an epoch in most cases."""
@@ -105,7 +107,7 @@ def run(case: Case, test: LRRangeTest) -> list[Any]:
         trainer.fit(module, datamodule=case.datamodule())
     else:
         trainer.fit(module, case.train(), case.val() if case.val else None)
-    return [*witness.trace, ("files", _files(Path.cwd()))]
+    return [*witness.trace, ("files", files_in(Path.cwd()))]
 
 
 def _let_fail(module: LightningModule) -> None:
@@ -171,7 +173,7 @@ def digest(value: Any) -> str:
 @functools.singledispatch
 def plain(value: Any) -> Any:
     """Nothing but numbers, strings and containers of these; of other objects the class, and what tests give them."""
-    if not type(value).__module__.startswith("test"):
+    if not type(value).__module__.startswith(("test", "support")):
         return type(value).__name__
     return plain({name: getattr(value, name) for name in getattr(value, "__slots__", None) or vars(value)})
 
@@ -250,7 +252,7 @@ def _(value: np.random.RandomState) -> Any:
     return plain(value.get_state())
 
 
-def _files(folder: Path) -> list[tuple[str, str]]:
+def files_in(folder: Path) -> list[tuple[str, str]]:
     """Names and contents of the files a run has left, without what differs between any two runs."""
     found = []
     for path in sorted(folder.rglob("*")):
