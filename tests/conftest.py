@@ -12,6 +12,8 @@ import pytest
 import torch
 from pytorch_lightning import seed_everything
 
+pytest.register_assert_rewrite("support.scenarios")
+
 
 @pytest.fixture(autouse=True)
 def _same_start(tmp_path, monkeypatch):

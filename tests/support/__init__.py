@@ -7,6 +7,7 @@ To be imported:
 - ``training``: a trainer that is quiet, and a callback that notes learning rates.
 - ``twins``: the same for each of the two Lightning packages.
 - ``exactness``: a training after a range test, held bit for bit against one without.
+- ``scenarios``: in which situations that is done, and what breaks it.
 - ``processes``: starts the processes of one job together, and sees them end.
 
 Scripts that these processes run:

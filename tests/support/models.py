@@ -1,6 +1,7 @@
 """Modules that learn the data that the tests share, each with one peculiarity."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from pytorch_lightning import LightningModule
@@ -42,6 +43,11 @@ class Scheduled(CLRMixin, Plain):
 
     def configure_optimizers(self):
         return self.with_schedule(super().configure_optimizers())
+
+
+def optimized(make: Callable[[LightningModule], object], base: type = Plain) -> type[LightningModule]:
+    """A module with optimizers of one's own."""
+    return type(f"With{base.__name__}", (base,), {"configure_optimizers": make, "__module__": __name__})
 
 
 class WithLR(Plain):
