@@ -1,3 +1,4 @@
+import gc
 import os
 
 # loggers' libraries read these when they are imported: nothing is sent anywhere
@@ -21,3 +22,12 @@ def _same_start(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seed_everything(1)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def little_garbage():
+    """Lightning's batch size finder collects it often, which takes long with all that other tests have left."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

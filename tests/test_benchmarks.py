@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).with_name("benchmarks")
 
 
@@ -19,6 +21,7 @@ def quick(name, folder):
     return done.stdout, json.loads((folder / "out.json").read_text())
 
 
+@pytest.mark.processes
 def test_bounds_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     """Two tasks; this package and seven finders, three seeds each."""
     table, found = quick("bounds.py", tmp_path)
@@ -30,6 +33,7 @@ def test_bounds_benchmark_prints_a_table_and_writes_numbers(tmp_path):
         assert all(len(seeds) == 3 and all(0 <= seed["regret"] <= 1 for seed in seeds) for seeds in finders.values())
 
 
+@pytest.mark.processes
 def test_payoff_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     """One task; parts of its steps, and what is lost."""
     table, found = quick("payoff.py", tmp_path)
@@ -40,6 +44,7 @@ def test_payoff_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     assert table.count("\n") == 4
 
 
+@pytest.mark.processes
 def test_cost_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     """Six ways of making steps, on two nets, once each."""
     table, found = quick("cost.py", tmp_path)
@@ -49,6 +54,7 @@ def test_cost_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     assert all(len(ways) == 6 and all(map(len, ways.values())) for ways in found["seconds"].values())
 
 
+@pytest.mark.processes
 def test_schedule_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     """Two schedules and torch's two, on three numbers of groups; steps leave no memory behind that grows."""
     table, found = quick("schedule_step.py", tmp_path)
@@ -58,6 +64,7 @@ def test_schedule_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     assert all(cells["bytes left"] < 2000 for cells in found.values()), "of a hundred steps"
 
 
+@pytest.mark.processes
 def test_snapshot_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     """Two sizes; a snapshot holds each weight once."""
     table, found = quick("snapshots.py", tmp_path)
@@ -67,6 +74,7 @@ def test_snapshot_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     assert all(len(numbers["seconds"]) == 6 for numbers in found.values())
 
 
+@pytest.mark.processes
 def test_memory_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     """One optimizer; a process that trains needs more than its weights."""
     table, found = quick("memory.py", tmp_path)
@@ -76,6 +84,7 @@ def test_memory_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     assert min(found["SGD"]["untested"], found["SGD"]["tested"]) > found["SGD"]["weights"]
 
 
+@pytest.mark.processes
 def test_ranks_benchmark_prints_a_table_and_writes_numbers(tmp_path):
     """One process and two."""
     table, found = quick("ranks_cost.py", tmp_path)

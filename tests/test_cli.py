@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning.pytorch.cli as lightning_cli
 import pytest
 import pytorch_lightning
 import torch
@@ -31,8 +32,14 @@ CYCLIC = ["--model.schedule=Cyclic", "--model.schedule.step_size=4"]
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
-    """No command line but the one the test gives."""
+    """No command line but the one the test gives, and of Lightning's subcommands the one that is used.
+
+    To make the parsers of the others would take most of the time.
+    """
     monkeypatch.setattr(sys, "argv", ["train.py"])
+    for kind in (LightningCLI, lightning_cli.LightningCLI):
+        fit = {"fit": kind.subcommands()["fit"]}
+        monkeypatch.setattr(kind, "subcommands", staticmethod(lambda fit=fit: fit))
 
 
 def command(model, *flags, data=Data, cli=CLRCLI, **arguments):
@@ -331,6 +338,7 @@ def run(*flags):
     return subprocess.run(line, env=environment(), capture_output=True, text=True, check=False, timeout=200)
 
 
+@pytest.mark.processes
 def test_json_is_alone_on_stdout():
     """Whatever modules print, on two ranks."""
     flags = ["--model=support.command.Talkative", "--json", "--trainer.strategy=ddp", "--trainer.devices=2"]
@@ -341,6 +349,7 @@ def test_json_is_alone_on_stdout():
     assert json.loads(done.stdout)["base_lr"] > 0
 
 
+@pytest.mark.processes
 def test_schedule_and_optimizer_reach_spawned_processes():
     """Where LightningCLI itself loses the optimizer."""
     spawned = ["--trainer.strategy=ddp_spawn", "--trainer.devices=2", "--optimizer=Adam"]

@@ -12,6 +12,8 @@ import torch
 
 from support.processes import SUPPORT, environment, free_port, run_together
 
+pytestmark = pytest.mark.processes
+
 RANKS = SUPPORT / "ranks.py"
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install deepspeed")
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

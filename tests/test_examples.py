@@ -60,6 +60,7 @@ def command_lines():
     return block.splitlines()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("line", command_lines())
 def test_readme_commands_run(line, tmp_path):
     """As they are written, on a few batches."""
@@ -77,6 +78,7 @@ def test_readme_commands_run(line, tmp_path):
         assert "base_lr" in done.stdout + "".join(path.read_text() for path in written)
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("quiet")
 def test_digits_example_runs(tmp_path, capsys):
     """Real data, a range test, 1cycle, and two pictures."""
@@ -102,6 +104,7 @@ def written():
     return {path.name for path in Path().iterdir()}
 
 
+@pytest.mark.processes
 def test_five_rates_do_what_the_analysis_says(example):
     five_rates = example("five_rates")
 
@@ -113,6 +116,7 @@ def test_five_rates_do_what_the_analysis_says(example):
     assert written() == {"five_rates.svg", "five_rates.gif"}
 
 
+@pytest.mark.processes
 def test_cyclical_rate_leaves_the_saddle_first(example):
     counts = example("saddle").main()
 
@@ -135,6 +139,7 @@ def test_stages_are_those_of_the_paper(example):
     assert peaks == pytest.approx([5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("quiet")
 def test_clr_against_fixed_runs(example, capsys):
     finals = example("clr_against_fixed").main(seeds=1, scale=250, validations=5)
@@ -169,6 +174,7 @@ def test_caffe_network_takes_images_of_both_sizes(example):
     assert network(1, 8)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("quiet")
 def test_schedules_run(example):
     names = ("step decay", "triangular2", "1cycle", "Adam")
@@ -182,6 +188,7 @@ def test_schedules_run(example):
     assert written() == {"schedules.svg"}
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("quiet")
 def test_range_test_as_smith_draws_it(example):
     linear, exponential = example("range_test_smith").main(num_steps=60)
@@ -200,6 +207,7 @@ def test_all_digits_are_used(example):
     assert [len(part) for part in images.digits(300)] == [300, 359]
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("quiet")
 def test_super_convergence_has_its_signature(example):
     """A rise, a fall where the learning rate is large, a second rise."""
@@ -213,6 +221,7 @@ def test_super_convergence_has_its_signature(example):
     assert written() == {"super_convergence.svg"}
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("quiet")
 def test_weight_decay_lowers_the_highest_rate(example):
     rates = example("weight_decay").main(seeds=1)
@@ -221,6 +230,7 @@ def test_weight_decay_lowers_the_highest_rate(example):
     assert written() == {"weight_decay.svg"}
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("quiet")
 def test_resnet56_runs_on_noise(example, capsys):
     """Two steps; the recipe is for a GPU and for CIFAR-10."""

@@ -9,6 +9,8 @@ import pytest
 
 from support.processes import SUPPORT, environment, free_port, run_together
 
+pytestmark = pytest.mark.processes
+
 SCRIPT = SUPPORT / "faults.py"
 PATIENCE = 150
 """Seconds; the process group waits for twenty. More is a hang."""

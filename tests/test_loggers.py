@@ -37,7 +37,11 @@ LOGGERS = {
     "MLflow": lambda: MLFlowLogger(save_dir=Path("logs").absolute() / "mlruns"),
     "CSV": lambda: CSVLogger(Path("logs").absolute()),
 }
-each_logger = pytest.mark.parametrize("make", LOGGERS.values(), ids=LOGGERS.keys())
+EACH = [
+    pytest.param(make, id=name, marks=[pytest.mark.processes] if name == "wandb" else [])
+    for name, make in LOGGERS.items()
+]
+each_logger = pytest.mark.parametrize("make", EACH)
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +166,7 @@ def table(name):
     return json.loads(path.read_text())
 
 
+@pytest.mark.processes
 def test_wandb_has_bounds_curve_table_and_picture():
     """In its configuration, and in the first row of training, which is no further down for it."""
     result = fitted(LOGGERS["wandb"](), WithLR)
@@ -181,6 +186,7 @@ def test_wandb_has_bounds_curve_table_and_picture():
     assert size(picture) == (700, 450)
 
 
+@pytest.mark.processes
 def test_wandb_leaves_its_steps_to_whoever_gives_them():
     """Rows of the user's own at step 0 would be dropped if the test had taken that step."""
 
@@ -350,7 +356,7 @@ def weights_after(logger, lr, *callbacks):
     return [weight.tolist() for weight in module.parameters()], drawn
 
 
-@pytest.mark.parametrize("make", [*LOGGERS.values(), Draws], ids=[*LOGGERS, "one that draws random numbers"])
+@pytest.mark.parametrize("make", [*EACH, pytest.param(Draws, id="one that draws random numbers")])
 def test_training_is_what_it_is_without_a_test(make, monkeypatch):
     """Bit for bit, and so are the random numbers after it."""
     test = LRRangeTest(num_steps=40, closer_look=False)

@@ -33,6 +33,8 @@ from support.exactness import SWEEP, AfterTrial, Witness, files_in
 from support.models import Plain, Scheduled
 from support.training import LRs, quiet_trainer
 
+pytestmark = pytest.mark.usefixtures("little_garbage")
+
 BOUNDS = LRBounds(0.01, 0.1)  # those that AfterTrial hands over
 AVERAGING = pytest.mark.skipif(not hasattr(callbacks, "EMAWeightAveraging"), reason="came with Lightning 2.6")
 PLACES = ["before", "after"]
@@ -180,7 +182,13 @@ def outcomes(make, arguments):
         yield fit(make, place, **made).trace
 
 
-@pytest.mark.parametrize(("make", "arguments"), NEIGHBOURS.values(), ids=NEIGHBOURS.keys())
+@pytest.mark.parametrize(
+    ("make", "arguments"),
+    [
+        pytest.param(*neighbour, marks=[] if name == "several" else [pytest.mark.exhaustive], id=name)
+        for name, neighbour in NEIGHBOURS.items()
+    ],
+)
 def test_neighbour_does_what_it_does_without_the_test(make, arguments):
     """Weights, batches, learning rates, metrics, states and files are those of a run that was given the bounds."""
     by_hand, before, after = outcomes(make, arguments)

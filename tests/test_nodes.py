@@ -12,6 +12,8 @@ import pytest
 
 from support.processes import ROOT, SUPPORT, environment, free_port, run_together
 
+pytestmark = pytest.mark.processes
+
 RANKS = SUPPORT / "ranks.py"
 EXPERIMENTS = "ddp, one rank sees nan, closer look"
 TORCHRUN, JOB = ROOT / "examples" / "torchrun.sh", ROOT / "examples" / "job.py"

@@ -166,6 +166,7 @@ sys.path.insert(0, os.getcwd())
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("lightning", [NOT_INSTALLED, BROKEN], ids=["not installed", "broken"])
 def test_package_that_cannot_be_imported_is_done_without(lightning):
     """The callback is then a callback of `pytorch_lightning` only."""
@@ -176,6 +177,7 @@ def test_package_that_cannot_be_imported_is_done_without(lightning):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.processes
 def test_package_of_the_trainer_may_be_the_only_one():
     """Callback, mixin and command line need no `pytorch_lightning`."""
     done = subprocess.run([sys.executable, "-c", ONLY_LIGHTNING], capture_output=True, text=True, check=False)

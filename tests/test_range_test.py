@@ -476,6 +476,7 @@ def test_skipped_batches_are_no_points():
     assert all(map(math.isfinite, result.values))
 
 
+@pytest.mark.usefixtures("little_garbage")
 def test_finders_before_it_do_not_keep_it_from_running():
     """They load checkpoints of their own, which is no resuming."""
     test = LRRangeTest()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import CombinedLoader
@@ -94,11 +95,13 @@ def augmentation_in_the_main_process():
 
 
 @SCENARIOS.add
+@pytest.mark.processes
 def augmentation_in_workers():
     return Case(train=lambda: DataLoader(Augmented(), 16, shuffle=True, num_workers=2))
 
 
 @SCENARIOS.add
+@pytest.mark.processes
 def augmentation_in_persistent_workers():
     return Case(train=lambda: DataLoader(Augmented(), 16, shuffle=True, num_workers=1, persistent_workers=True))
 
@@ -224,6 +227,7 @@ def stream_of_random_numbers():
 
 
 @SCENARIOS.add
+@pytest.mark.processes
 def stream_in_workers():
     return Case(train=lambda: DataLoader(Counting(), None, num_workers=1), trainer={"max_steps": 25, "max_epochs": -1})
 

@@ -41,6 +41,7 @@ def dist(tmp_path_factory):
     return folder
 
 
+@pytest.mark.processes
 def test_wheel_runs_where_nothing_else_of_the_project_is(dist, tmp_path):
     run("-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), str(next(dist.glob("*.whl"))))
 
@@ -50,6 +51,7 @@ def test_wheel_runs_where_nothing_else_of_the_project_is(dist, tmp_path):
     assert summary.startswith("LR range test: base_lr=")
 
 
+@pytest.mark.processes
 def test_what_is_shipped(dist):
     """The wheel has the package alone, with its type hints; the source distribution what its tests need, too."""
     (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
@@ -74,6 +76,7 @@ def test_metadata():
     assert "Typing :: Typed" in metadata.get_all("Classifier")
 
 
+@pytest.mark.processes
 def test_import_brings_no_second_lightning_and_nothing_for_pictures_or_command_lines():
     """Which take longer to import than all of ours."""
     imported = run("-c", IMPORTED).splitlines()

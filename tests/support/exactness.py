@@ -26,6 +26,7 @@ STEPS = 14
 """Length of the range tests here; longer than an epoch in most cases."""
 UNLIKE = ("_trainer", "_metric_attributes", "_torchdynamo_wrapper_id", "ds_id")
 """What differs between any two modules."""
+NUMBERS = {int, float, bool}
 SWEEP = {"min_lr": 1e-4, "max_lr": 1.0, "num_steps": STEPS, "stop_factor": None}
 
 
@@ -224,7 +225,7 @@ def _(value: dict) -> Any:
 
 @plain.register(list | tuple | collections.deque)
 def _(value: Any) -> Any:
-    return [plain(item) for item in value]
+    return [item if type(item) in NUMBERS else plain(item) for item in value]
 
 
 @plain.register(set | frozenset)

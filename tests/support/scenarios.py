@@ -32,12 +32,13 @@ class Scenarios(dict[str, Callable[[], Case]]):
 
     @property
     def in_each_ending(self) -> pytest.MarkDecorator:
-        """Every scenario with every ending."""
+        """Every scenario with every ending; marked, if it is neither the first scenario nor the first ending."""
+        first = next(iter(self))
         pairs = [
             pytest.param(
                 make,
                 ending,
-                marks=_marks(make),
+                marks=[*_marks(make), *([] if how == "ok" or name == first else [pytest.mark.exhaustive])],
                 id=f"{name}-{how}",
             )
             for name, make in self.items()
