@@ -25,8 +25,7 @@ import statistics
 from dataclasses import dataclass
 
 import torch
-from images import Classifier, cifar10, digits, train
-from pictures import BLUE, DARK, GOLD, RED, panels, save
+from common import BLUE, DARK, GOLD, RED, Classifier, cifar10, digits, panels, save, train
 from pytorch_lightning import seed_everything
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -152,8 +151,8 @@ def picture(histories, title):
     figure, axes = panels(height=4.2)
     for name, runs in histories.items():
         _, _, color, style = RUNS[name]
-        mean = [statistics.mean(values) for values in zip(*(one.accuracies for one, _ in runs), strict=True)]
-        axes.plot(runs[0][0].steps, mean, style, color=color, label=f"{name}: {mean[-1]:.1f} %")
+        mean = [statistics.mean(values) for values in zip(*(history.accuracies for history in runs), strict=True)]
+        axes.plot(runs[0].steps, mean, style, color=color, label=f"{name}: {mean[-1]:.1f} %")
     axes.set(xlabel="optimizer step", ylabel="test accuracy, %", title=title)
     axes.legend(loc="lower right")
     return figure
@@ -172,7 +171,7 @@ def main(cifar=None, device="cpu", scale=None, seeds=3, validations=50):
     print("| run | steps | test accuracy |\n|---|---|---|")
     finals = {}
     for name, runs in histories.items():
-        final = [history.accuracies[-1] for history, _ in runs]
+        final = [history.accuracies[-1] for history in runs]
         finals[name] = statistics.mean(final)
         print(f"| {name} | {RUNS[name][1] // scale:,} | {finals[name]:.1f} % ({min(final):.1f} to {max(final):.1f}) |")
     save(picture(histories, f"Caffe's small network on {what}"), "clr_against_fixed")

@@ -22,8 +22,8 @@ import argparse
 import math
 
 import torch
+from common import panels, save
 from matplotlib.animation import FuncAnimation, PillowWriter
-from pictures import panels, save
 
 RATES = {0.01: "too small", 0.1: "good", 0.7: "optimal", 0.99: "large", 1.01: "too large"}
 MARKERS = dict(zip(RATES, "so^Dv", strict=True))

@@ -11,7 +11,7 @@ to resume on several nodes, it must be a folder that all of them see.
 import argparse
 from pathlib import Path
 
-from digits import OneCycleRate, loaders
+from common import DigitsClassifier, batches, digits
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
@@ -32,7 +32,7 @@ def main(nodes=1, devices=1, max_epochs=8):
     )
     checkpoints = [*Path().glob("checkpoints/last*.ckpt"), *Path().glob("hpc_ckpt_*.ckpt")]  # Lightning's, for SLURM
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
-    trainer.fit(OneCycleRate(), *loaders(), ckpt_path=newest)
+    trainer.fit(DigitsClassifier(), *batches(digits(), 32, drop_last=False), ckpt_path=newest)
     print(f"rank {trainer.global_rank} after {trainer.current_epoch} epochs: {test.result.summary()}")
 
 

@@ -11,18 +11,17 @@ Writes ``range_test_smith.svg``.
 """
 
 import torch
-from digits import DefaultRate
-from images import batches, digits, quiet_trainer
-from pictures import panels, save
+from common import DigitsClassifier, batches, digits, panels, quiet_trainer, save
 from pytorch_lightning import seed_everything
 
-from lightning_clr import lr_range_test
+from lightning_clr import Cyclic, lr_range_test
 
 
 def sweep(num_steps, **how):
     """A range test of the network of ``digits.py``."""
     seed_everything(0, verbose=False)
-    return lr_range_test(quiet_trainer(num_steps), DefaultRate(), *batches(digits(), 32), num_steps=num_steps, **how)
+    module = DigitsClassifier(Cyclic(cycle_momentum=False))  # momentum is 0.9 throughout
+    return lr_range_test(quiet_trainer(num_steps), module, *batches(digits(), 32), num_steps=num_steps, **how)
 
 
 def main(num_steps=100):

@@ -13,48 +13,18 @@ were single runs; the baseline's own logs end at 90.3 %.
 import argparse
 
 import torch
-from images import Classifier, cifar10, synthetic, train
+from common import Classifier, Piecewise, cifar10, residual_network, train
 from pytorch_lightning import seed_everything
-from torch import nn
+from torch.utils.data import TensorDataset
 
-from lightning_clr import Cyclic, LRBounds, Schedule
-
-
-class Block(nn.Module):
-    """Two convolutions beside a shortcut. Where it halves the sides, zeros double the channels."""
-
-    def __init__(self, channels, halve, norm_momentum):
-        super().__init__()
-        self.residual = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, 2 if halve else 1, 1), nn.BatchNorm2d(channels, momentum=norm_momentum),
-            nn.ReLU(), nn.Conv2d(channels, channels, 3, 1, 1), nn.BatchNorm2d(channels, momentum=norm_momentum),
-        )  # fmt: skip
-        self.shortcut = nn.AvgPool2d(3, 2, 1) if halve else nn.Identity()
-        self.halve = halve
-
-    def forward(self, images):
-        features = torch.relu(self.residual(images) + self.shortcut(images))
-        return torch.cat([features, torch.zeros_like(features)], 1) if self.halve else features
+from lightning_clr import Cyclic, LRBounds
 
 
-def residual_network(channels=3, blocks=9, stages=3, norm_momentum=0.05):
-    """Smith's ResNet: 9 blocks a stage are ResNet-56, 3 are ResNet-20."""
-    layers = [nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16, momentum=norm_momentum), nn.ReLU()]
-    width = 16
-    for stage in range(stages):
-        if stage:
-            layers.append(Block(width, True, norm_momentum))
-            width *= 2
-        layers += [Block(width, False, norm_momentum) for _ in range(blocks - bool(stage))]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
-
-
-class Piecewise(Schedule):
-    """``max_lr``, a tenth of it after 5/8 of training, a hundredth after 7/8."""
-
-    def lr(self, step, total_steps, bounds):
-        """The usual schedule of residual networks."""
-        return bounds.max_lr / 10 ** ((8 * step >= 5 * total_steps) + (8 * step >= 7 * total_steps))
+def noise(number):
+    """Images and classes without a relation, in the shape of CIFAR-10."""
+    draw = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.rand(number, 3, 32, 32, generator=draw), torch.randint(0, 10, (number,), generator=draw))
+    return data, data
 
 
 class Mirrored(Classifier):
@@ -78,10 +48,10 @@ def main(cifar=None, policy="1cycle", steps=None, device="auto", batch_size=1000
     seed_everything(0)
     schedule, bounds, usual_steps, norm_momentum = POLICIES[policy]
     steps = steps or usual_steps
-    data = synthetic(batch_size) if cifar is None else cifar10(cifar)
+    data = noise(batch_size) if cifar is None else cifar10(cifar)
     network = residual_network(norm_momentum=norm_momentum)
     module = Mirrored(network, schedule, bounds, lr=bounds.max_lr, weight_decay=1e-4)
-    history, _ = train(module, data, steps, batch_size, 20, accelerator=device, enable_progress_bar=True)
+    history = train(module, data, steps, batch_size, 20, accelerator=device, enable_progress_bar=True)
     what = "noise in the shape of CIFAR-10, which nothing can learn" if cifar is None else "CIFAR-10"
     print(f"ResNet-56, {policy}, {steps:,} steps on {what}: {history.accuracies[-1]:.1f} %")
     return history.accuracies[-1]

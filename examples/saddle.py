@@ -20,7 +20,7 @@ Writes ``saddle.svg``.
 import math
 
 import torch
-from pictures import BLUE, DARK, RED, panels, save
+from common import BLUE, DARK, RED, panels, save
 
 from lightning_clr import Cyclic, LRBounds, ScheduleLR
 

@@ -17,9 +17,7 @@ import statistics
 from functools import partial
 
 import torch
-from digits import DefaultRate
-from images import Classifier, batches, digits, quiet_trainer, train
-from pictures import BLUE, panels, save
+from common import BLUE, Classifier, batches, digits, digits_network, panels, quiet_trainer, save, train
 from pytorch_lightning import seed_everything
 
 from lightning_clr import Cyclic, LRBounds, OneCycle, Schedule, lr_range_test
@@ -74,7 +72,7 @@ class AnyOptimizer(Classifier):
     """The network of ``digits.py`` with another optimizer."""
 
     def __init__(self, optimizer, schedule, lr_bounds=None):
-        super().__init__(DefaultRate().network, schedule, lr_bounds)
+        super().__init__(digits_network(), schedule, lr_bounds)
         self.optimizer = optimizer
 
     def configure_optimizers(self):
@@ -96,9 +94,9 @@ def run(name, bounds, steps, seed, validations):
 
 def panel(axis, name, runs):
     """Learning rate, and accuracy in the background."""
-    history, record = runs[0]
-    axis.plot(record.lrs, color="black")
-    axis.set(title=f"{name}: {final(runs):.1f} %", ylim=(0, 1.1 * max(record.lrs)))
+    history = runs[0]
+    axis.plot(history.lrs, color="black")
+    axis.set(title=f"{name}: {final(runs):.1f} %", ylim=(0, 1.1 * max(history.lrs)))
     axis.tick_params(labelsize="small")
     accuracy = axis.twinx()
     accuracy.plot(history.steps, history.accuracies, "--", color=BLUE, linewidth=1.2)
@@ -107,7 +105,7 @@ def panel(axis, name, runs):
 
 def final(runs):
     """Mean accuracy at the end."""
-    return statistics.mean(history.accuracies[-1] for history, _ in runs)
+    return statistics.mean(history.accuracies[-1] for history in runs)
 
 
 def main(steps=200, seeds=3, validations=15, names=tuple(RUNS)):
@@ -120,7 +118,7 @@ def main(steps=200, seeds=3, validations=15, names=tuple(RUNS)):
     for axis, name in zip(axes.flat, names, strict=False):
         runs = [run(name, bounds[RUNS[name][0]], steps, seed, validations) for seed in range(seeds)]
         panel(axis, name, runs)
-        results[name] = runs[0][1].lrs, final(runs)
+        results[name] = runs[0].lrs, final(runs)
         print(f"| {name} | {max(results[name][0]):.2g} | {final(runs):.1f} % |")
     figure.supylabel("learning rate (solid); test accuracy (dashed, 0 to 105 %)", fontsize="medium")
     figure.supxlabel("optimizer step", fontsize="medium")

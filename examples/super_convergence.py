@@ -19,10 +19,8 @@ Writes ``super_convergence.svg``.
 import statistics
 
 import torch
-from images import Classifier, digits, train
-from pictures import BLUE, DARK, panels, save
+from common import BLUE, DARK, Classifier, Piecewise, digits, panels, residual_network, save, train
 from pytorch_lightning import seed_everything
-from resnet56 import Piecewise, residual_network
 
 from lightning_clr import LRBounds, OneCycle
 
@@ -48,14 +46,14 @@ def run(data, name, steps, seed, validations):
 def picture(runs, steps):
     """Accuracies of both policies, and below the learning rate and momentum of 1cycle."""
     figure, (upper, lower) = panels(2, height=5.6, height_ratios=[1.7, 1], sharex=True)
-    for (name, (history, record)), color, style in zip(runs.items(), (BLUE, DARK), "-:", strict=True):
+    for (name, history), color, style in zip(runs.items(), (BLUE, DARK), "-:", strict=True):
         upper.plot(history.steps, history.accuracies, style, color=color, label=name)
-        lower.plot(range(len(record.lrs)), record.lrs, style, color=color)
+        lower.plot(range(len(history.lrs)), history.lrs, style, color=color)
     upper.set(ylabel="test accuracy, %", title=f"the signature of super-convergence, {steps} steps on 300 digits")
     upper.legend(loc="lower right")
     lower.set(ylabel="learning rate", xlabel="optimizer step")
     momentum = lower.twinx()
-    momentum.plot(runs[SHOWN[0]][1].momenta, "--", color=BLUE, linewidth=1)
+    momentum.plot(runs[SHOWN[0]].momenta, "--", color=BLUE, linewidth=1)
     momentum.spines["right"].set_visible(True)
     momentum.set(ylabel="momentum (dashed)", ylim=(0.84, 0.96))
     return figure
@@ -73,11 +71,11 @@ def main(lengths=(40, 80, 160), shown_steps=160, seeds=3):
     print("|---|" + "---|" * len(lengths))
     for name in POLICIES:
         finals = [
-            statistics.mean(run(data, name, steps, seed, 1)[0].accuracies[-1] for seed in range(seeds))
+            statistics.mean(run(data, name, steps, seed, 1).accuracies[-1] for seed in range(seeds))
             for steps in lengths
         ]
         print(f"| {name} |" + "".join(f" {final:.1f} % |" for final in finals))
-    return {name: history for name, (history, _) in runs.items()}
+    return runs
 
 
 if __name__ == "__main__":

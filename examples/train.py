@@ -8,7 +8,7 @@ Trains the network of ``digits.py``; curves, learning rates and checkpoints are 
     python examples/train.py fit --config examples/train.yaml --ckpt_path logs/digits/version_0/checkpoints/last.ckpt
 """
 
-from digits import OneCycleRate, loaders
+from common import DigitsClassifier, batches, digits
 from pytorch_lightning import LightningDataModule
 
 from lightning_clr import CLRCLI
@@ -26,11 +26,11 @@ class Digits(LightningDataModule):
         self.batch_size = batch_size
 
     def train_dataloader(self):
-        return loaders(self.batch_size)[0]
+        return batches(digits(), self.batch_size, drop_last=False)[0]
 
     def val_dataloader(self):
-        return loaders(self.batch_size)[1]
+        return batches(digits(), self.batch_size)[1]
 
 
 if __name__ == "__main__":
-    CLRCLI(OneCycleRate, Digits)
+    CLRCLI(DigitsClassifier, Digits)

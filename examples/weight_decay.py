@@ -12,10 +12,8 @@ Writes ``weight_decay.svg``.
 """
 
 import torch
-from images import Classifier, batches, digits, quiet_trainer
-from pictures import BLUE, DARK, GOLD, RED, panels, save
+from common import BLUE, DARK, GOLD, RED, Classifier, batches, digits, panels, quiet_trainer, residual_network, save
 from pytorch_lightning import seed_everything
-from resnet56 import residual_network
 
 from lightning_clr import OneCycle, lr_range_test
 

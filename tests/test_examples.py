@@ -163,7 +163,7 @@ def test_cifar_says_what_is_missing(example, monkeypatch, torchvision):
     monkeypatch.setitem(sys.modules, "torchvision.datasets", torchvision and datasets)
 
     with pytest.raises(SystemExit, match="cifar-10-batches-py" if torchvision else "pip install torchvision"):
-        example("images").cifar10("nowhere")
+        example("common").cifar10("nowhere")
 
 
 def test_caffe_network_takes_images_of_both_sizes(example):
@@ -201,10 +201,19 @@ def test_range_test_as_smith_draws_it(example):
 
 def test_all_digits_are_used(example):
     """In training those that are asked for, in testing all the others."""
-    images = example("images")
+    common = example("common")
 
-    assert [len(part) for part in images.digits()] == [1438, 359]
-    assert [len(part) for part in images.digits(300)] == [300, 359]
+    assert [len(part) for part in common.digits()] == [1438, 359]
+    assert [len(part) for part in common.digits(300)] == [300, 359]
+
+
+def test_digits_are_those_of_the_example_that_stands_alone(example):
+    """It brings its own network and loaders; what the others say of it is true of theirs."""
+    common, alone = example("common"), example("digits")
+
+    assert str(common.digits_network()) == str(alone.DefaultRate().network)
+    for ours, theirs in zip(common.digits(), alone.loaders(), strict=True):
+        assert all(map(torch.equal, ours[:], theirs.dataset[:]))
 
 
 @pytest.mark.processes
@@ -238,6 +247,6 @@ def test_resnet56_runs_on_noise(example, capsys):
 
     resnet56.main(steps=2, device="cpu", batch_size=8)
 
-    convolutions = [m for m in resnet56.residual_network().modules() if isinstance(m, torch.nn.Conv2d)]
+    convolutions = [m for m in example("common").residual_network().modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(convolutions) + 1 == 56
     assert "noise" in capsys.readouterr().out
