@@ -61,17 +61,17 @@ class Record(Callback):
         self.momenta.append(group.get("momentum"))
 
 
-def loaders(batch_size=32):
+def loaders():
     """Four fifths of the digits for training, the rest for validation."""
     images, digits = load_digits(return_X_y=True)
     images = torch.tensor(images / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
     data = TensorDataset(images, torch.tensor(digits))
     train, val = random_split(data, [0.8, 0.2], torch.Generator().manual_seed(0))
-    return DataLoader(train, batch_size, shuffle=True), DataLoader(val, 512)
+    return DataLoader(train, 32, shuffle=True), DataLoader(val, 512)
 
 
-def train(module, max_epochs, *callbacks):
-    """Fit the module, and return its validation accuracy."""
+def fit(module, max_epochs, *callbacks):
+    """Train the module, and return its validation accuracy."""
     trainer = Trainer(
         max_epochs=max_epochs, callbacks=list(callbacks), accelerator="cpu", logger=False, enable_checkpointing=False
     )
@@ -79,16 +79,8 @@ def train(module, max_epochs, *callbacks):
     return trainer.callback_metrics["val_acc"].item()
 
 
-def main(max_epochs=8):
-    """Train twice, draw, compare."""
-    torch.set_num_threads(1)  # the network is too small for more
-    seed_everything(0)
-    default_accuracy = train(DefaultRate(), max_epochs)
-
-    seed_everything(0)
-    test, record = LRRangeTest(), Record()
-    accuracy = train(OneCycleRate(schedule=OneCycle()), max_epochs, test, record)
-
+def draw(test, record):
+    """The curve of the range test; the cycle of learning rate and momentum."""
     figure, _ = test.result.plot()
     figure.savefig("range_test.png", dpi=120)
 
@@ -99,6 +91,18 @@ def main(max_epochs=8):
     lower.set(ylabel="momentum", xlabel="optimizer step")
     figure.savefig("schedule.png", dpi=120)
 
+
+def main(max_epochs=8):
+    """Train twice, draw, compare."""
+    torch.set_num_threads(1)  # the network is too small for more
+    seed_everything(0)
+    default_accuracy = fit(DefaultRate(), max_epochs)
+
+    seed_everything(0)
+    test, record = LRRangeTest(), Record()
+    accuracy = fit(OneCycleRate(schedule=OneCycle()), max_epochs, test, record)
+
+    draw(test, record)
     print(test.result.summary())
     print(f"validation accuracy after {max_epochs} epochs")
     print(f"  1cycle between the bounds found:       {accuracy:.1%}")
