@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from lightning_clr.bounds import LRBounds
-from lightning_clr.scheduler import ScheduleLR, refilled
+from lightning_clr.scheduler import ScheduleLR, in_place
 
 
 def constant_lr(bounds: LRBounds) -> float:
@@ -161,9 +161,9 @@ def _restart(optimizer: Optimizer, drivers: Sequence[Any], bounds: LRBounds, rat
         _hand_over(scheduler, base_lrs, max_lrs, start_lrs)
     for group, initial_lr, start_lr in zip(optimizer.param_groups, initial_lrs, start_lrs, strict=True):
         warmth = float(group["lr"]) / float(initial_lr) if initial_lr else 1.0  # below 1 at the start of a warm-up
-        group["lr"] = refilled(group["lr"], start_lr * warmth)
+        group["lr"] = in_place(group["lr"], start_lr * warmth)
         if "initial_lr" in group:
-            group["initial_lr"] = refilled(group["initial_lr"], start_lr)
+            group["initial_lr"] = in_place(group["initial_lr"], start_lr)
     for scheduler in between:
         if scheduler.last_epoch >= 0:  # others wait for their turn in a sequence
             with warnings.catch_warnings():  # torch wants get_lr to be called from step only
@@ -191,4 +191,4 @@ def _hand_over(scheduler: Any, base_lrs: list[Any], max_lrs: list[Any], start_lr
 
 def _set_lrs(optimizer: Optimizer, lrs: Sequence[float | Tensor]) -> None:
     for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-        group["lr"] = refilled(group["lr"], lr)
+        group["lr"] = in_place(group["lr"], lr)

@@ -14,10 +14,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from lightning_clr.bounds import LRBounds
-from lightning_clr.loggers import write_files
-from lightning_clr.mixin import CLRMixin, attach_schedule
-from lightning_clr.packages import join_packages_in_use, package_of_class, packages_in_use
-from lightning_clr.range_test import LRRangeTest, lr_range_test
+from lightning_clr.configure import attach_schedule
+from lightning_clr.files import write_files
+from lightning_clr.lightning import LightningModule, Trainer, join_packages_in_use, package_of_class, packages_in_use
+from lightning_clr.mixin import CLRMixin
+from lightning_clr.range_test import LRRangeTest, only_test
 from lightning_clr.result import RangeTestResult
 from lightning_clr.schedules import Schedule
 
@@ -163,8 +164,8 @@ def _built_on(cls: type[CLRCLI], package: str) -> CLRCLI:
 
 
 def range_test(
-    trainer: Any,
-    model: Any,
+    trainer: Trainer,
+    model: LightningModule,
     datamodule: Any = None,
     ckpt_path: str | None = None,
     weights_only: bool | None = None,
@@ -182,10 +183,9 @@ def range_test(
         weights_only: Only for configurations of ``fit``, has no effect.
         json: Print the outcome as one JSON object, and nothing else on stdout.
     """
-    tests = [callback for callback in trainer.callbacks if isinstance(callback, LRRangeTest)]
-    settings = {name: getattr(tests[0], name) for name in inspect.signature(LRRangeTest).parameters} if tests else {}
+    tests = [callback for callback in trainer.callbacks if isinstance(callback, LRRangeTest)]  # type: ignore[attr-defined]
     with contextlib.redirect_stdout(sys.stderr):
-        result = lr_range_test(trainer, model, datamodule=datamodule, **settings)
+        result = only_test(tests[0] if tests else LRRangeTest(), trainer, model, datamodule=datamodule)
     folder = trainer.log_dir or trainer.default_root_dir  # asks all ranks
     if trainer.is_global_zero:  # alone, since a launcher may take another rank's status for a crash
         files = write_files(result, str(folder))

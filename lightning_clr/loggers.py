@@ -12,16 +12,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
-
+from lightning_clr.files import NAME, figure_of, write_files
 from lightning_clr.result import COLUMNS, RangeTestResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-NAME = "lr_range_test"
 
 
 def log_hyperparameters(loggers: Sequence[Any], params: Mapping[str, Any]) -> None:
@@ -46,9 +40,10 @@ def log_result(loggers: Sequence[Any], result: RangeTestResult) -> None:
         result: What the range test has found.
 
     Example:
+        >>> from lightning_clr.curve import Curve
         >>> from pytorch_lightning.loggers import CSVLogger
         >>> logger = CSVLogger(getfixture("tmp_path"))
-        >>> log_result([logger], RangeTestResult([0.1], [2.0], reason="one step is not enough"))
+        >>> log_result([logger], RangeTestResult.read(Curve([0.1], [2.0])))
         >>> sorted(path.name for path in Path(logger.log_dir).iterdir())
         ['hparams.yaml', 'lr_range_test.csv', 'lr_range_test.png']
     """
@@ -58,28 +53,6 @@ def log_result(loggers: Sequence[Any], result: RangeTestResult) -> None:
         with _or_warn(f"{type(logger).__name__} has not taken all that the range test has recorded"):
             write = _WRITERS.get(_kind(logger), _to_any)
             write(logger, result)
-
-
-def write_files(result: RangeTestResult, folder: str) -> dict[str, str]:
-    """Write ``lr_range_test.csv``, and ``lr_range_test.png`` where matplotlib is installed.
-
-    Args:
-        result: What the range test has found.
-        folder: A path or a URL; made if there is none.
-
-    Returns:
-        The path of each file by its kind, ``"csv"`` or ``"png"``.
-    """
-    filesystem, path = fsspec.url_to_fs(folder)
-    filesystem.makedirs(path, exist_ok=True)
-    files = {"csv": f"{folder}/{NAME}.csv"}
-    result.to_csv(files["csv"])
-    figure = _figure(result)
-    if figure is not None:
-        files["png"] = f"{folder}/{NAME}.png"
-        with fsspec.open(files["png"], "wb") as file:
-            figure.savefig(file, format="png")
-    return files
 
 
 def _kind(logger: Any) -> str:
@@ -104,7 +77,7 @@ def _to_tensorboard(logger: Any, result: RangeTestResult) -> None:
     writer.add_text(NAME, result.summary(), 0)
     for name, step, value in _points(result):
         writer.add_scalar(name, value, step)
-    figure = _figure(result)
+    figure = figure_of(result)
     if figure is not None:
         writer.add_figure(f"{NAME}/curve", figure, 0)
 
@@ -115,7 +88,7 @@ def _to_wandb(logger: Any, result: RangeTestResult) -> None:
     shown = {**_bounds(result), f"{NAME}/table": table}
     if result.smoothed:  # a chart needs a point
         shown[f"{NAME}/curve"] = _wandb_chart(wandb, result)
-    figure = _figure(result)
+    figure = figure_of(result)
     if figure is not None:
         shown[f"{NAME}/figure"] = wandb.Image(figure)
     logger.experiment.log(shown, commit=False)  # in the row that training logs first, so that its steps stay its own
@@ -127,9 +100,9 @@ def _wandb_chart(wandb: Any, result: RangeTestResult) -> Any:
     lines: dict[str, list[tuple[float, float]]] = {}
     for _, lr, value, smoothed, sweep in result.rows():
         if smoothed is not None:
-            x, look = math.log10(lr) if logarithmic else lr, ", closer look" if sweep > 1 else ""
-            lines.setdefault(f"recorded{look}", []).append((x, value))
-            lines.setdefault(f"smoothed{look}", []).append((x, smoothed))
+            x, name = math.log10(lr) if logarithmic else lr, ", second sweep" if sweep > 1 else ""
+            lines.setdefault(f"recorded{name}", []).append((x, value))
+            lines.setdefault(f"smoothed{name}", []).append((x, smoothed))
     return wandb.plot.line_series(
         [[x for x, _ in line] for line in lines.values()],
         [[y for _, y in line] for line in lines.values()],
@@ -148,7 +121,7 @@ def _to_mlflow(logger: Any, result: RangeTestResult) -> None:
     table = io.StringIO(newline="")
     result.to_csv(table)
     logger.experiment.log_text(logger.run_id, table.getvalue(), f"{NAME}.csv")
-    figure = _figure(result)
+    figure = figure_of(result)
     if figure is not None:
         logger.experiment.log_figure(logger.run_id, figure, f"{NAME}.png")
 
@@ -175,20 +148,9 @@ def _bounds(result: RangeTestResult) -> dict[str, Any]:
 def _points(result: RangeTestResult) -> Iterator[tuple[str, int, float]]:
     """Name, step of the sweep, and number, for those whose axis is the step: two series a sweep."""
     for step, lr, value, _, sweep in result.rows():
-        prefix = f"{NAME}/closer_" if sweep > 1 else f"{NAME}/"
+        prefix = f"{NAME}/second_" if sweep > 1 else f"{NAME}/"
         yield f"{prefix}lr", step, lr
         yield f"{prefix}value", step, value
-
-
-def _figure(result: RangeTestResult) -> "Figure | None":
-    """The plot, on a canvas of its own that no window, notebook or list of open figures knows."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return None
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    result.plot(figure.subplots())
-    return figure
 
 
 @contextmanager

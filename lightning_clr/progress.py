@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from lightning_clr.lightning import Trainer
 
 _TITLE = "LR range test"
 
 
 @contextmanager
-def progress_bar(trainer: Any, total: int) -> Iterator[Callable[[int], object]]:
+def progress_bar(trainer: Trainer, total: int) -> Iterator[Callable[[int], object]]:
     """Show a bar of ``total`` steps where the trainer shows bars; the value of the ``with`` block advances it by one.
 
     It is called with the total as it is then, since a sweep may go on. The trainer's own bar, if one is on screen

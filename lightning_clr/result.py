@@ -1,15 +1,19 @@
 """What a range test has recorded and found."""
 
 import csv
+import dataclasses
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import fsspec  # type: ignore[import-untyped]
 
 from lightning_clr.bounds import LRBounds
-from lightning_clr.curve import find_bounds, find_plateau, finite_part, smooth
+from lightning_clr.curve import Curve
+from lightning_clr.picture import draw
+from lightning_clr.reading import Marks, Outcome, Reading, plateau, read
+from lightning_clr.valley import Valley, valleys
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,86 +22,152 @@ if TYPE_CHECKING:
 COLUMNS = ("step", "lr", "value", "smoothed", "sweep")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class RangeTestResult:
-    """The curve of a range test and the bounds read off it.
+    """The curves of a range test and what they say.
 
-    Attributes:
+    A test makes one of its curves and their reading (:meth:`of`); this is for numbers that come from elsewhere.
+
+    Args:
         lrs: Learning rate of each recorded step, ``[n]``.
-        values: The monitored value at each of them, raw, averaged over accumulated batches and over ranks, ``[n]``. The
-            last one is NaN or infinite if the test ended there.
-        monitor: Name of the value; ``"train loss"`` by default.
+        values: The monitored value at each of them, ``[n]``.
+        monitor: Name of the value.
         monitor_mode: Whether lower (``"min"``) or higher (``"max"``) is better.
         mode: How the learning rate rose.
-        bounds: Both bounds, or ``None`` if the curve does not tell them.
-        reason: Why there are no bounds, in plain words; empty if there are.
-        closer_lrs: Learning rates of the second, slower sweep, ``[m]``; empty if the first was clear enough.
+        bounds: Both bounds, or ``None``.
+        reason: Why there are no bounds.
+        closer_lrs: Learning rates of a second sweep, ``[m]``.
         closer_values: The monitored value at each of them, ``[m]``.
+
+    Attributes:
+        curves: What was recorded: the first sweep, and the second, slower one if the first was not clear enough.
+        reading: Both bounds or the reason why there are none, the outcome, and what the reading rests on.
+        monitor: Name of the value.
 
     Example:
         >>> lrs = [10 ** (step / 10 - 5) for step in range(60)]
-        >>> result = RangeTestResult.read(lrs, [2 / (1 + (lr / 0.01) ** 2) + lr for lr in lrs])
+        >>> result = RangeTestResult.read(Curve(lrs, [2 / (1 + (lr / 0.01) ** 2) + lr for lr in lrs]))
         >>> print(result.summary())
         LR range test: base_lr=0.002, max_lr=0.04 (60 steps, train loss)
     """
 
-    lrs: list[float]
-    values: list[float]
-    monitor: str = "train loss"
-    monitor_mode: Literal["min", "max"] = "min"
-    mode: Literal["exponential", "linear"] = "exponential"
-    bounds: LRBounds | None = None
-    reason: str = ""
-    closer_lrs: list[float] = field(default_factory=list)
-    closer_values: list[float] = field(default_factory=list)
+    curves: tuple[Curve, ...]
+    reading: Reading
+    monitor: str
+
+    def __init__(
+        self,
+        lrs: Sequence[float],
+        values: Sequence[float],
+        monitor: str = "train loss",
+        monitor_mode: Literal["min", "max"] = "min",
+        mode: Literal["exponential", "linear"] = "exponential",
+        bounds: LRBounds | None = None,
+        reason: str = "",
+        closer_lrs: Sequence[float] = (),
+        closer_values: Sequence[float] = (),
+    ) -> None:
+        curves = [Curve(lrs, values, monitor_mode, mode)]
+        if closer_lrs:
+            curves.append(Curve(closer_lrs, closer_values, monitor_mode, mode))
+        outcome = Outcome.NO_CLEAR_IMPROVEMENT if bounds is None else Outcome.FOUND
+        self._set(tuple(curves), Reading(bounds, outcome, reason), monitor)
+
+    def _set(self, curves: tuple[Curve, ...], reading: Reading, monitor: str) -> None:
+        for name, value in (("curves", curves), ("reading", reading), ("monitor", monitor)):
+            object.__setattr__(self, name, value)
 
     @classmethod
-    def read(
-        cls, lrs: list[float], values: list[float], closer: tuple[list[float], list[float]] | None = None, **names: Any
-    ) -> "RangeTestResult":
-        """The result with the bounds that :func:`~lightning_clr.curve.find_bounds` reads off the curve or curves."""
-        mode = names.get("mode", "exponential")
-        bounds, reason = find_bounds(lrs, values, names.get("monitor_mode", "min"), closer, mode)
-        closer_lrs, closer_values = closer or ([], [])
-        return cls(
-            lrs,
-            values,
-            bounds=bounds,
-            reason=reason,
-            closer_lrs=closer_lrs,
-            closer_values=closer_values,
-            **names,
-        )
+    def of(cls, curves: Sequence[Curve], reading: Reading, monitor: str = "train loss") -> "RangeTestResult":
+        """The result that consists of these."""
+        result = cls.__new__(cls)
+        result._set(tuple(curves), reading, monitor)
+        return result
+
+    @classmethod
+    def read(cls, *curves: Curve, monitor: str = "train loss") -> "RangeTestResult":
+        """The result that :func:`~lightning_clr.reading.read` reads off curves."""
+        return cls.of(curves, read(curves), monitor)
+
+    @property
+    def lrs(self) -> list[float]:
+        """Learning rate of each recorded step of the first sweep, ``[n]``."""
+        return list(self.curves[0].lrs)
+
+    @property
+    def values(self) -> list[float]:
+        """The monitored value at each of them, raw, averaged over accumulated batches and over ranks, ``[n]``.
+
+        The last one is NaN or infinite if the test ended there.
+        """
+        return list(self.curves[0].values)
+
+    @property
+    def closer_lrs(self) -> list[float]:
+        """Learning rates of the second sweep, ``[m]``; empty if the first was clear enough."""
+        return [lr for curve in self.curves[1:] for lr in curve.lrs]
+
+    @property
+    def closer_values(self) -> list[float]:
+        """The monitored value at each of them, ``[m]``."""
+        return [value for curve in self.curves[1:] for value in curve.values]
 
     @property
     def smoothed(self) -> list[float]:
-        """The finite part of the curve without its noise and without lag, at most ``[n]``."""
-        return smooth(finite_part(self.values))
+        """The finite part of the first curve as it was read, without its noise and without lag, at most ``[n]``."""
+        return self.curves[0].smoothed()
+
+    @property
+    def monitor_mode(self) -> Literal["min", "max"]:
+        """Whether lower (``"min"``) or higher (``"max"``) is better."""
+        return self.curves[0].monitor_mode
+
+    @property
+    def mode(self) -> Literal["exponential", "linear"]:
+        """How the learning rate rose."""
+        return self.curves[0].mode
+
+    @property
+    def bounds(self) -> LRBounds | None:
+        """Both bounds, or ``None`` if the curves do not tell them."""
+        return self.reading.bounds
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the test ended."""
+        return self.reading.outcome
+
+    @property
+    def reason(self) -> str:
+        """Why there are no bounds, in plain words; empty if there are."""
+        return self.reading.reason
 
     @property
     def plateau(self) -> tuple[float, float] | None:
-        """The learning rates between which the curve stays at its best; ``None`` if it never improves."""
-        return find_plateau(self.lrs, self.values, self.monitor_mode, self.mode)
+        """The learning rates between which the first curve stays at its best; ``None`` if it never improves."""
+        valley = Valley(self.curves[0])
+        return plateau(valley) if valley.clarity >= 1 else None
 
     def summary(self) -> str:
         """The outcome in one line."""
-        steps = " + ".join(str(len(lrs)) for lrs in (self.lrs, self.closer_lrs) if lrs)
+        steps = " + ".join(str(len(curve.lrs)) for curve in self.curves if curve.lrs)
         steps = f"({steps} steps, {self.monitor})"
         if self.bounds is None:
             return f"LR range test: no bounds, since {self.reason} {steps}"
         return f"LR range test: base_lr={self.bounds.base_lr:.2g}, max_lr={self.bounds.max_lr:.2g} {steps}"
 
     def rows(self) -> Iterator[tuple[int, float, float, float | None, int]]:
-        """The curve as a table with columns ``step, lr, value, smoothed, sweep``, the second sweep below the first.
+        """The curves as a table with columns ``step, lr, value, smoothed, sweep``, the second sweep below the first.
 
         Example:
-            >>> [*RangeTestResult([0.1, 0.2], [2.0, float("inf")]).rows()]
+            >>> [*RangeTestResult.read(Curve([0.1, 0.2], [2.0, float("inf")])).rows()]
             [(0, 0.1, 2.0, 2.0, 1), (1, 0.2, inf, None, 1)]
         """
-        for sweep, (lrs, values) in enumerate(self._sweeps(), start=1):
-            smoothed: list[float | None] = [*smooth(finite_part(values))]
-            smoothed += [None] * (len(lrs) - len(smoothed))
-            for step, (lr, value, smooth_value) in enumerate(zip(lrs, values, smoothed, strict=True)):
+        for sweep, valley in enumerate(valleys(self.curves), start=1):
+            curve = valley.curve
+            smoothed: list[float | None] = [*curve.turned(valley.smoothed)]
+            smoothed += [None] * (len(curve.lrs) - len(smoothed))
+            for step, (lr, value, smooth_value) in enumerate(zip(curve.lrs, curve.values, smoothed, strict=True)):
                 yield step, lr, value, smooth_value, sweep
 
     def to_csv(self, path: str | os.PathLike[str] | TextIO) -> None:
@@ -110,7 +180,7 @@ class RangeTestResult:
         return table.writerows(self.rows())
 
     def plot(self, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
-        """Draw the raw and the smoothed curve with both bounds marked; readable without colour.
+        """Draw the curves as they were read, both bounds, and what these rest on; readable without colour.
 
         Args:
             ax: Where to draw; by default a new figure.
@@ -129,52 +199,21 @@ class RangeTestResult:
             ) from error
         if ax is None:
             _, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        visible: list[float] = []
-        for (lrs, values), marker, line, name in zip(self._sweeps(), ".x", "-:", ("", ", closer look"), strict=False):
-            shown = finite_part(values)
-            ax.plot(lrs[: len(shown)], shown, marker, markersize=3, color="0.6", label=f"recorded{name}")
-            smoothed = smooth(shown)
-            ax.plot(lrs[: len(shown)], smoothed, line, linewidth=2, color="black", label=f"smoothed{name}")
-            visible += smoothed
-        if self.mode == "exponential":
-            ax.set_xscale("log")
-        if self.bounds is not None:
-            for name, lr, style in (
-                ("base_lr", self.bounds.base_lr, "--"),
-                ("max_lr", self.bounds.max_lr, "-."),
-            ):
-                ax.axvline(lr, linestyle=style, color="black", linewidth=1.2, label=f"{name} = {lr:.2g}")
-        if visible:
-            ax.set_ylim(*_visible_range(visible, self.monitor_mode))
-        ax.set_xlabel("learning rate")
-        ax.set_ylabel(self.monitor)
-        ax.set_title("LR range test" if self.bounds else f"LR range test: {self.reason}", fontsize="medium", wrap=True)
-        ax.legend()
+        draw(ax, self.curves, self.reading, self.monitor)
         return ax.figure.canvas.figure, ax  # the whole figure, also of axes in a subfigure
-
-    def _sweeps(self) -> list[tuple[list[float], list[float]]]:
-        closer = [(self.closer_lrs, self.closer_values)] if self.closer_lrs else []
-        return [(self.lrs, self.values), *closer]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for a checkpoint."""
-        bounds = None if self.bounds is None else [self.bounds.base_lr, self.bounds.max_lr]
-        copies = {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
-        return {**copies, "bounds": bounds}
+        state = dataclasses.asdict(self)
+        state["curves"] = [{**curve, "lrs": [*curve["lrs"]], "values": [*curve["values"]]} for curve in state["curves"]]
+        state["reading"]["outcome"] = self.outcome.value
+        return state
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "RangeTestResult":
         """The result from which ``state`` was taken."""
-        return cls(**{**state, "bounds": None if state["bounds"] is None else LRBounds(*state["bounds"])})
-
-
-def _visible_range(curve: list[float], monitor_mode: str) -> tuple[float, float]:
-    """Limits that show the improvement and the turn, but not the explosion after it."""
-    low, high = min(curve), max(curve)
-    start = curve[0]
-    if monitor_mode == "min":
-        high = min(high, start + 0.5 * (start - low)) if start > low else high
-    else:
-        low = max(low, start - 0.5 * (high - start)) if start < high else low
-    margin = 0.05 * (high - low) or 1.0
-    return low - margin, high + margin
+        reading = state["reading"]
+        bounds = None if reading["bounds"] is None else LRBounds(**reading["bounds"])
+        parts = {"bounds": bounds, "outcome": Outcome(reading["outcome"]), "marks": Marks(**reading["marks"])}
+        curves = [Curve(**curve) for curve in state["curves"]]
+        return cls.of(curves, Reading(**{**reading, **parts}), state["monitor"])

@@ -129,12 +129,12 @@ class ScheduleLR(LRScheduler):
         groups, schedule = self._optimizer.param_groups, self.schedule
         late = groups[self._num_first_groups :]
         if late:
-            self._heed_late_groups()
+            self._read_late_groups()
         self._lr = largest = schedule.lr(self.last_epoch, self.total_steps, self.bounds)
         momentum = schedule.momentum(self.last_epoch, self.total_steps)
         self._last_lr = [largest * ratio for ratio in self.ratios[: len(groups)]]
         for group, lr in zip(groups, self._last_lr, strict=True):
-            group["lr"] = refilled(group["lr"], lr)
+            group["lr"] = in_place(group["lr"], lr)
             if momentum is not None:
                 _set_momentum(group, momentum)
         self._late_lrs = [float(group["lr"]) for group in late] if late else []
@@ -150,7 +150,7 @@ class ScheduleLR(LRScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """Position, length, bounds and ratios as plain numbers (loads under ``weights_only=True``)."""
-        self._heed_late_groups()
+        self._read_late_groups()
         return {
             "last_epoch": self.last_epoch,
             "total_steps": self.total_steps,
@@ -176,7 +176,7 @@ class ScheduleLR(LRScheduler):
                 stacklevel=2,
             )
 
-    def _heed_late_groups(self) -> None:
+    def _read_late_groups(self) -> None:
         lr_in_force = self._lr or self.bounds.max_lr
         late = self._optimizer.param_groups[self._num_first_groups :]
         for index, (group, written) in enumerate(zip(late, self._late_lrs, strict=False), self._num_first_groups):
@@ -191,7 +191,7 @@ class ScheduleLR(LRScheduler):
         self.optimizer_stepped = found_inf is None or not bool(found_inf)
 
 
-def refilled(old: float | Tensor, value: float | Tensor) -> float | Tensor:
+def in_place(old: float | Tensor, value: float | Tensor) -> float | Tensor:
     """``value``, in place of ``old`` if that is a tensor: compiled graphs and captured steps hold on to it."""
     return value if isinstance(old, float) or not isinstance(old, Tensor) else old.fill_(value)  # floats are faster
 
@@ -204,7 +204,7 @@ def _speaks_for_all_ranks() -> bool:
 def _set_momentum(group: dict[str, Any], momentum: float) -> None:
     old = group.get("momentum")
     if old:
-        group["momentum"] = refilled(old, momentum)
+        group["momentum"] = in_place(old, momentum)
     elif "betas" in group and group["betas"][0]:
         beta1, *others = group["betas"]
-        group["betas"] = (refilled(beta1, momentum), *others)
+        group["betas"] = (in_place(beta1, momentum), *others)

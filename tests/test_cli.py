@@ -71,7 +71,7 @@ def test_range_test_is_added_by_flags(package):
     cli = command(SCHEDULED[package], "fit", *CYCLIC, *TEST, data=DATA[package])
 
     (test,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, LRRangeTest))
-    assert (test.num_steps, test.min_lr) == (50, 1e-6)
+    assert (test.settings.num_steps, test.settings.min_lr) == (50, 1e-6)
     assert cli.model.lr_schedulers().bounds == cli.model.lr_bounds == test.result.bounds is not None
 
 
@@ -154,7 +154,7 @@ def test_configuration_files(tmp_path):
     cli = command(Scheduled, "fit", "--config=fit.yaml")
 
     assert cli.model.schedule == Cyclic(cycles=2, mode="triangular2")
-    assert cli.trainer.callbacks[0].max_lr == 5.0
+    assert cli.trainer.callbacks[0].settings.max_lr == 5.0
 
 
 def test_plain_lightning_cli_knows_the_mixin_and_the_callback():
@@ -202,7 +202,7 @@ def test_range_test_takes_the_configuration_of_a_fit(capsys):
     cli = CLRCLI(Scheduled, Data, args=["range_test", f"--config={config}"])
 
     assert capsys.readouterr().out.startswith("LR range test: base_lr=")
-    assert cli.trainer.callbacks[0].num_steps == 50
+    assert cli.trainer.callbacks[0].settings.num_steps == 50
 
 
 class FlatScheduled(Scheduled, Flat):

@@ -1,203 +1,17 @@
-"""What the reader says of curves with a known answer."""
+"""What a recorded curve is, and how it is smoothed."""
 
 import math
 import random
-import statistics
 
 import pytest
 
-from lightning_clr.curve import Settling, closer_range, find_bounds, finite_part, smooth
+from lightning_clr.curve import Curve, smooth
 
 LRS = [10 ** (step / 10 - 5) for step in range(60)]  # 1e-5 to 7.9, ten steps a decade
 
 
-def valley(noise=0.0, seed=0):
-    """Falls from 2 around lr = 0.01, and rises with lr itself."""
-    rng = random.Random(seed)
-    return [2 / (1 + (lr / 0.01) ** 2) + 3 * lr**2 + rng.gauss(0, noise) for lr in LRS]
-
-
-def test_bounds_lie_on_the_slope_of_a_valley():
-    bounds, reason = find_bounds(LRS, valley())
-
-    assert reason == ""
-    assert 1e-3 < bounds.base_lr < 0.01 < bounds.max_lr < 0.2
-
-
-def test_noise_moves_the_bounds_little():
-    """A noise of five hundredths of the depth moves max_lr by less than a factor of three over fifty seeds."""
-    found = [find_bounds(LRS, valley(noise=0.1, seed=seed))[0].max_lr for seed in range(50)]
-
-    assert max(found) / min(found) < 3
-
-
-def test_higher_is_better_mirrors_lower_is_better():
-    mirrored = [-value for value in valley(0.1)]
-
-    assert find_bounds(LRS, mirrored, "max") == find_bounds(LRS, valley(0.1))
-
-
-def test_level_and_scale_of_the_loss_do_not_matter():
-    lifted = [100 + 8 * value for value in valley(0.1)]
-
-    assert find_bounds(LRS, lifted)[0].max_lr == pytest.approx(find_bounds(LRS, valley(0.1))[0].max_lr)
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        ([4.0] * 60, "did not improve clearly"),
-        ([2 + random.Random(step).gauss(0, 0.1) for step in range(60)], "did not improve clearly"),
-        ([2 - step / 100 for step in range(60)], "still improving at the largest learning rate, 7.9"),
-        ([2.0] * 5 + [math.nan], "only 5 finite values"),
-        ([math.inf], "only 0 finite values"),
-        ([2 + step**2 / 100 for step in range(60)], "did not improve clearly"),
-    ],
-    ids=["constant", "noise", "still falling", "NaN at once", "infinite", "only rising"],
-)
-def test_says_no_and_why(values, reason):
-    bounds, why = find_bounds(LRS[: len(values)], values)
-
-    assert bounds is None
-    assert reason in why
-
-
-def plateau(lrs, onset, seed):
-    """Never learns: noise of 0.01 from the batches, and as much again from training at lr = onset."""
-    rng = random.Random(seed)
-    return [2.3 + rng.gauss(0, 0.01) + abs(rng.gauss(0, 0.01)) * lr / onset for lr in lrs]
-
-
-def test_flat_curve_that_turns_rough_is_read_half_way_to_the_onset_of_roughness():
-    """Where it is found, for nine seeds of ten within a factor of three, in the middle over all of them."""
-    all_bounds = [find_bounds(LRS, plateau(LRS, 0.1, seed))[0] for seed in range(50)]
-    found = sorted(bounds.max_lr for bounds in all_bounds if bounds)
-
-    assert len(found) >= 48
-    assert 0.05 / 3 < found[5] < found[-5] < 0.05 * 3
-    assert statistics.median(found) == pytest.approx(0.05, rel=0.3)
-
-
-NOISE = {
-    "normal": lambda rng: 2 + rng.gauss(0, 0.1),
-    "log-normal": lambda rng: math.exp(rng.gauss(0, 0.5)),
-    "squares": lambda rng: 1 + rng.gauss(0, 0.5) ** 2,
-}
-
-
-@pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE.keys())
-def test_noise_alone_has_no_bounds(noise):
-    """However far some of its values are from the others; at most three times in sixty."""
-    lrs = [10 ** (step / 14 - 6) for step in range(100)]
-    curves = [[noise(rng) for _ in lrs] for rng in map(random.Random, range(60))]
-
-    assert sum(find_bounds(lrs, curve)[0] is not None for curve in curves) <= 3
-
-
-def test_second_sweep_makes_the_onset_surer():
-    """Half the spread from five times the points."""
-
-    def spread(closer):
-        all_bounds = [find_bounds(LRS, plateau(LRS, 0.1, seed), closer=closer(seed))[0] for seed in range(30)]
-        return statistics.stdev(math.log(bounds.max_lr) for bounds in all_bounds if bounds)
-
-    slow = [10 ** (step / 90 - 2) for step in range(240)]
-
-    assert spread(lambda seed: (slow, plateau(slow, 0.1, seed + 100))) < 0.5 * spread(lambda seed: None)
-
-
-def test_closer_look_is_for_curves_that_hardly_rise_above_their_noise():
-    """From a twelfth of the onset to fifty times it."""
-    part = closer_range(LRS, plateau(LRS, 0.1, 2))
-
-    assert closer_range(LRS, valley(0.1)) is None
-    assert closer_range(LRS, [2.0] * 60) is None
-    assert part.max_lr / part.base_lr == pytest.approx(600)
-    assert 0.05 / 12 < part.base_lr < 0.2 / 12
-
-
-def test_doubtful_curve_is_read_from_its_clear_second_sweep():
-    """The first sweep drowns in noise, the second shows the valley."""
-    doubtful = valley(noise=2.0)
-    clear = valley(noise=0.05)
-
-    assert closer_range(LRS, doubtful) is not None
-    assert find_bounds(LRS, doubtful, closer=(LRS, clear))[0].max_lr == pytest.approx(
-        find_bounds(LRS, clear)[0].max_lr, rel=0.3
-    )
-
-
-def smith(lr, noise, rng):
-    """An accuracy as in Smith's figures: rises from lr = 0.001, slows at 0.006, stays flat to 0.02, then falls."""
-    level = 0.1 + 0.6 * min(1.0, max(0.0, (lr - 0.001) / 0.005))
-    return level - 20 * max(0.0, lr - 0.02) + rng.gauss(0, noise)
-
-
-SLOW_LRS = [10 ** (step / 100 - 3.5) for step in range(400)]  # 3e-4 to 3, a hundred steps a decade
-
-
-def settles(values):
-    """The number of steps after which a second sweep with these values may end; ``None`` if it has to go on."""
-    settled = Settling((LRS, valley(0.6)), "min", 400)
-    return next((end for end in range(1, 401) if settled(SLOW_LRS[:end], values[:end])), None)
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
-def test_second_sweep_settles_when_more_steps_would_not_move_the_bounds(noise):
-    """Behind both bounds, which are those of the whole sweep."""
-    rng = random.Random(0)
-    values = [2 / (1 + (lr / 0.01) ** 2) + 3 * lr**2 + rng.gauss(0, noise) for lr in SLOW_LRS]
-    end = settles(values)
-    found, _ = find_bounds(LRS, valley(0.6), closer=(SLOW_LRS[:end], values[:end]))
-    whole, _ = find_bounds(LRS, valley(0.6), closer=(SLOW_LRS, values))
-
-    assert end < 400
-    assert SLOW_LRS[end - 1] > 3 * found.max_lr
-    assert (found.base_lr, found.max_lr) == pytest.approx((whole.base_lr, whole.max_lr), rel=0.1)
-
-
-@pytest.mark.parametrize("turn", [0.03, 0.1, 0.3])
-def test_second_sweep_does_not_settle_on_a_terrace(turn):
-    """The curve falls, halts, and falls on: the way down has not ended before the second fall."""
-    values = [1 / (1 + (lr / 0.001) ** 2) + 1 / (1 + (lr / turn) ** 4) for lr in SLOW_LRS]
-    end = settles(values)
-
-    assert end is None or SLOW_LRS[end - 1] > turn
-
-
-def test_second_sweep_does_not_settle_before_it_has_turned():
-    assert settles([2 - step / 1000 for step in range(400)]) is None
-
-
-@pytest.mark.parametrize("ends", [0.012, 0.02, 0.04], ids=["flat at the end", "long plateau", "falls"])
-def test_linear_accuracy_sweep_is_read_as_smith_does(ends):
-    """max_lr is half of where the accuracy slows down, however long it stays flat after that."""
-    rng = random.Random(4)
-    lrs = [ends * (step + 1) / 100 for step in range(100)]
-    bounds, reason = find_bounds(lrs, [smith(lr, 0.01, rng) for lr in lrs], "max", mode="linear")
-
-    assert reason == ""
-    assert 0.0022 < bounds.max_lr < 0.004
-    assert 0 < bounds.base_lr <= bounds.max_lr / 4
-
-
-def test_linear_sweep_that_is_still_rising_is_declined():
-    """Its end is no bound."""
-    lrs = [0.005 * (step + 1) / 100 for step in range(100)]
-    rng = random.Random(4)
-
-    assert "still improving" in find_bounds(lrs, [smith(lr, 0.01, rng) for lr in lrs], "max", mode="linear")[1]
-
-
-def test_unbroken_final_rise_limits_max_lr():
-    """Without noise the loss stays tiny long after it has begun to rise, at lr = 0.01; half of that is the most."""
-    values = [abs(lr - LRS[30]) + (2.0 if lr < LRS[25] else 0.0) for lr in LRS[:40]]
-
-    assert find_bounds(LRS[:40], values)[0].max_lr <= 0.005
-
-
 def test_smoothing_a_constant_returns_the_constant():
-    assert smooth([3.0] * 20) == pytest.approx([3.0] * 20)
+    assert Curve(LRS, [3.0] * 60).smoothed() == pytest.approx([3.0] * 60)
 
 
 def test_smoothing_has_no_lag():
@@ -207,18 +21,74 @@ def test_smoothing_has_no_lag():
     assert smoothed.index(max(smoothed)) == 20
 
 
-def test_finite_part_ends_before_the_first_nan():
-    assert finite_part([1.0, 2.0, math.nan, 3.0]) == [1.0, 2.0]
+def test_smoothing_takes_noise_away():
+    """An alternating disturbance of 0.5 all but vanishes."""
+    smoothed = Curve(LRS, [2 + 0.5 * (-1) ** step for step in range(60)]).smoothed()[10:50]
+
+    assert max(smoothed) - min(smoothed) < 0.01
+
+
+def test_smoothing_averages_four_tenths_of_a_decade():
+    """However many steps that is; at most six hundredths of the sweep."""
+    coarse, fine = (Curve([10 ** (step / n - 5) for step in range(6 * n)], [1.0] * 6 * n) for n in (5, 20))
+
+    assert (coarse.width, fine.width) == (pytest.approx(0.06 * 30), pytest.approx(0.06 * 120))
+    assert Curve([10 ** (step / 5 - 5) for step in range(100)], [1.0] * 100).width == pytest.approx(2.0)
+    assert Curve([0.01 * (step + 1) for step in range(100)], [1.0] * 100, mode="linear").width == pytest.approx(6.0)
+
+
+def test_explosion_counts_as_little_more_than_not_learning():
+    """Half the improvement above the untrained level is the most, so that its last value does not move the valley."""
+    values = [2.0] * 20 + [1.0] * 20 + [3.0] * 20
+    exploded = [*values[:-1], 1e9]
+
+    assert max(Curve(LRS, values).smoothed()) <= 2.5
+    assert Curve(LRS, exploded).smoothed() == Curve(LRS, values).smoothed()
+
+
+def test_untrained_level_may_be_known_better():
+    """That of the first sweep counts in the second, which may start below it: nothing is cut off there."""
+    values = [1.0 + lr for lr in LRS]
+
+    assert Curve(LRS, values).smoothed()[-1] < Curve(LRS, values).smoothed(untrained=2.0)[-1]
+
+
+@pytest.mark.parametrize("end", [math.nan, math.inf, -math.inf])
+def test_curve_ends_before_the_first_value_that_is_not_finite(end):
+    curve = Curve([0.1, 0.2, 0.4, 0.8], [1.0, 2.0, end, 3.0])
+
+    assert curve.losses == [1.0, 2.0]
+    assert len(curve.smoothed()) == 2
+
+
+def test_higher_is_better_is_turned_to_be_read_and_back_to_be_drawn():
+    rng = random.Random(0)
+    accuracies = [rng.random() for _ in LRS]
+    curve, mirrored = Curve(LRS, accuracies, "max"), Curve(LRS, [-value for value in accuracies])
+
+    assert curve.losses == mirrored.losses
+    assert curve.smoothed() == [-value for value in mirrored.smoothed()]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_few_points_are_smoothed_too(number):
+    """A test that ends at once has a picture."""
+    curve = Curve([0.1, 0.2, 0.4][:number], [2.0, 1.0, 3.0][:number])
+
+    assert len(curve.smoothed()) == number
+    assert all(map(math.isfinite, curve.smoothed()))
 
 
 @pytest.mark.parametrize(
-    ("lrs", "values", "direction", "message"),
+    ("lrs", "values", "arguments", "message"),
     [
-        ([1.0] * 20, [1.0] * 20, "min", "`lrs` must be positive and rise"),
-        ([1.0, 2.0], [1.0], "min", "`values` must be as many as `lrs` .2."),
-        ([1.0, 2.0], [1.0, 1.0], "up", '`direction` must be "min" or "max"'),
+        ([1.0] * 20, [1.0] * 20, {}, "`lrs` must be positive and rise"),
+        ([0.0, 1.0], [1.0] * 2, {}, "`lrs` must be positive and rise"),
+        ([1.0, 2.0], [1.0], {}, "`values` must be as many as `lrs` .2."),
+        ([1.0, 2.0], [1.0, 1.0], {"monitor_mode": "up"}, '`monitor_mode` must be "min" or "max"'),
+        ([1.0, 2.0], [1.0, 1.0], {"mode": "log"}, '`mode` must be "exponential" or "linear"'),
     ],
 )
-def test_bad_input_is_refused(lrs, values, direction, message):
+def test_bad_input_is_refused(lrs, values, arguments, message):
     with pytest.raises(ValueError, match=message):
-        find_bounds(lrs, values, direction)
+        Curve(lrs, values, **arguments)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import lightning_clr.sweep
+import lightning_clr.recorder
 from lightning_clr import LRRangeTest, lr_range_test
-from lightning_clr.sweep import SweepRecording
+from lightning_clr.recorder import Recorder
 from support.data import loader
 from support.models import Bounded, Hot, Noisy, Plain, Slow
 from support.training import quiet_trainer
@@ -20,14 +20,14 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 @pytest.fixture
 def lag(monkeypatch):
     """Lets a CPU read as late as is asked for."""
-    make = SweepRecording.__init__
+    make = Recorder.__init__
 
     def set_lag(steps):
         def init(self, *args):
             make(self, *args)
             self._lag = steps
 
-        monkeypatch.setattr(SweepRecording, "__init__", init)
+        monkeypatch.setattr(Recorder, "__init__", init)
 
     return set_lag
 
@@ -107,7 +107,7 @@ def test_error_after_the_divergence_is_none(lag):
     lag(1)
     late, _ = swept(RefusesNaN)
 
-    assert math.isnan(late["values"][-1])
+    assert math.isnan(late["curves"][0]["values"][-1])
     assert repr(late) == repr(at_once)
 
 
@@ -127,7 +127,7 @@ def test_value_is_read_after_the_next_step(lag, monkeypatch):
     """All but the last, after which there is none."""
     read = []
 
-    class Reading(lightning_clr.sweep._Reading):
+    class Value(lightning_clr.recorder._Value):
         def __init__(self, *args):
             super().__init__(*args)
             self.step = Counting.steps
@@ -136,7 +136,7 @@ def test_value_is_read_after_the_next_step(lag, monkeypatch):
             read.append((self.step, Counting.steps))
             return super().__float__()
 
-    monkeypatch.setattr(lightning_clr.sweep, "_Reading", Reading)
+    monkeypatch.setattr(lightning_clr.recorder, "_Value", Value)
     lag(1)
     swept(Counting, num_steps=10, stop_factor=None)
 

@@ -234,7 +234,7 @@ def test_mlflow_takes_long_curves():
     """More than a thousand numbers go in several batches."""
     logger = LOGGERS["MLflow"]()
 
-    log_result([logger], RangeTestResult([0.1] * 700, [1.0] * 699 + [math.nan], reason="flat"))
+    log_result([logger], RangeTestResult([0.1 + step for step in range(700)], [1.0] * 699 + [math.nan], reason="flat"))
 
     assert len(history(logger, "lr_range_test/lr")) == 700
     assert math.isnan(history(logger, "lr_range_test/value")[-1][1])
@@ -496,8 +496,8 @@ def test_both_sweeps_are_shown():
     log_result([logger], result)
 
     assert scalars(read := events(logger), "lr_range_test/value") == [(0, 2.0), (1, 1.0)]
-    assert scalars(read, "lr_range_test/closer_value") == [(0, 1.5)]
-    assert scalars(read, "lr_range_test/closer_lr") == [(0, pytest.approx(0.1))]
+    assert scalars(read, "lr_range_test/second_value") == [(0, 1.5)]
+    assert scalars(read, "lr_range_test/second_lr") == [(0, pytest.approx(0.1))]
 
 
 # --- Lightning's monitor of learning rates ----------------------------------------------------------------------------

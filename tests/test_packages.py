@@ -9,7 +9,7 @@ import pytorch_lightning
 import torch
 
 from lightning_clr import Cyclic, LRRangeTest, OneCycle, lr_range_test
-from lightning_clr.packages import lightning_name, package_of
+from lightning_clr.lightning import lightning_name, package_of
 from support.data import loader
 from support.training import quiet_trainer
 from support.twins import PLAIN, RECORDERS, SCHEDULED, each_package

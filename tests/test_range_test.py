@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder, Callback, GradientAccum
 from pytorch_lightning.loggers import CSVLogger, Logger
 from torch.utils.data import DataLoader
 
-import lightning_clr.range_test
+import lightning_clr.second_sweep
 from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, RangeTestResult, lr_range_test
 from support.data import loader
 from support.models import Bounded, Flat, Hot, Noisy, Plain, Scheduled, WithLR
@@ -284,12 +284,6 @@ def test_noisy_curve_gets_a_closer_look():
     assert RangeTestResult.from_state_dict(test.state_dict()["result"]) == result
 
 
-@pytest.mark.parametrize(("first", "second"), [(50, 200), (100, 400), (200, 400), (410, 410)])
-def test_second_sweep_has_four_hundred_steps_at_most_unless_the_first_has_more(first, second):
-    """Four times as many as the first before that."""
-    assert LRRangeTest(num_steps=first)._closer(RangeTestResult(LRS, DROWNED)).num_steps == second
-
-
 @pytest.mark.parametrize(
     "arguments", [{"closer_look": False}, {"stop_factor": None}, {"mode": "linear"}], ids=["off", "fixed", "linear"]
 )
@@ -308,7 +302,7 @@ def test_second_sweep_ends_once_its_bounds_are_settled(monkeypatch):
         return lr_range_test(quiet_trainer(), Bounded(), loader(), stop_factor=1000.0)
 
     early = found()
-    monkeypatch.setattr(lightning_clr.range_test, "Settling", lambda *_: lambda lrs, values: False)
+    monkeypatch.setattr(lightning_clr.second_sweep, "Settled", lambda *_: lambda curve: False)
     whole = found()
     length = len(early.closer_lrs)
 

@@ -1,5 +1,6 @@
 import csv
 import math
+import random
 import sys
 
 import matplotlib
@@ -8,22 +9,26 @@ import torch
 from matplotlib import pyplot as plt
 
 from lightning_clr import LRBounds, RangeTestResult
+from lightning_clr.curve import Curve
+from lightning_clr.reading import Outcome
 
 matplotlib.use("Agg")
 
 LRS = [10 ** (step / 10 - 5) for step in range(60)]
 BOWL = [2 / (1 + (lr / 0.01) ** 2) + lr for lr in LRS]
-FOUND = RangeTestResult.read(LRS, BOWL)
-DIVERGED = RangeTestResult.read(LRS[:36], [*BOWL[:35], math.nan], monitor="val_loss")
-INCONCLUSIVE = RangeTestResult.read(LRS, [2.0] * 60, mode="linear")
-ACCURACY = RangeTestResult.read(LRS, [3 - value for value in BOWL], monitor="val_acc", monitor_mode="max")
-HOPELESS = RangeTestResult.read([0.1], [math.inf])
+FOUND = RangeTestResult.read(Curve(LRS, BOWL))
+DIVERGED = RangeTestResult.read(Curve(LRS[:36], [*BOWL[:35], math.nan]), monitor="val_loss")
+INCONCLUSIVE = RangeTestResult.read(Curve(LRS, [2.0] * 60, mode="linear"))
+ACCURACY = RangeTestResult.read(Curve(LRS, [3 - value for value in BOWL], "max"), monitor="val_acc")
+HOPELESS = RangeTestResult.read(Curve([0.1], [math.inf]))
+TWO_SWEEPS = RangeTestResult.read(Curve(LRS, [2.0] * 60), Curve(LRS[20:50], BOWL[20:50]))
 RESULTS = {
     "found": FOUND,
     "diverged": DIVERGED,
     "inconclusive": INCONCLUSIVE,
     "accuracy": ACCURACY,
     "nothing finite": HOPELESS,
+    "two sweeps": TWO_SWEEPS,
 }
 every_result = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.keys())
 
@@ -71,14 +76,18 @@ def test_csv_has_a_row_per_step():
 
 def test_second_sweep_is_in_the_table_the_summary_and_the_picture():
     """Its rows follow those of the first; the picture shows both."""
-    result = RangeTestResult.read(LRS, [2.0] * 60, (LRS[20:50], BOWL[20:50]))
-    rows = table(result)
+    rows = table(TWO_SWEEPS)
 
     assert [row["sweep"] for row in rows] == ["1"] * 60 + ["2"] * 30
     assert [float(row["lr"]) for row in rows[60:]] == LRS[20:50]
-    assert "(60 + 30 steps, train loss)" in result.summary()
-    ax = result.plot()[1]
-    assert len(ax.lines) == 4 + 2 * (result.bounds is not None)
+    assert "(60 + 30 steps, train loss)" in TWO_SWEEPS.summary()
+    ax = TWO_SWEEPS.plot()[1]
+    assert [line.get_label() for line in ax.lines][:4] == [
+        "recorded",
+        "smoothed, as it is read",
+        "recorded, second sweep",
+        "smoothed, as it is read, second sweep",
+    ]
     assert ax.get_ylim()[0] < min(BOWL[20:50])
 
 
@@ -102,6 +111,7 @@ SUMMARIES = {
     "inconclusive": "LR range test: no bounds, since the curve did not improve clearly beyond its noise at any learning"
     " rate: take more steps (60 steps, train loss)",
     "accuracy": "LR range test: base_lr=0.002, max_lr=0.04 (60 steps, val_acc)",
+    "two sweeps": "LR range test: base_lr=0.0025, max_lr=0.04 (60 + 30 steps, train loss)",
     "nothing finite": "LR range test: no bounds, since only 0 finite values were recorded, at least 10 are needed:"
     " start from a smaller min_lr or take more steps (1 steps, train loss)",
 }
@@ -130,11 +140,38 @@ def test_smoothed_curve_keeps_a_constant_and_ends_before_nan():
     assert HOPELESS.smoothed == []
 
 
-def test_smoothed_curve_has_less_noise():
-    """An alternating disturbance of 0.5 all but vanishes."""
-    noisy = RangeTestResult(LRS, [2 + 0.5 * (-1) ** step for step in range(60)])
+@every_result
+def test_what_is_drawn_is_what_is_read(result):
+    """One smoothing: in the picture, in the table, and under the bounds."""
+    _, ax = result.plot()
+    drawn = [list(line.get_ydata()) for line in ax.lines if line.get_label().startswith("smoothed")]
+    rows = [(row[3], row[4]) for row in result.rows() if row[3] is not None]
 
-    assert max(abs(value - 2) for value in noisy.smoothed[10:50]) < 0.05
+    assert drawn == [[value for value, sweep in rows if sweep == number + 1] for number in range(len(drawn))]
+    assert drawn[0] == result.smoothed
+
+
+def test_floor_is_that_of_the_drawn_curve():
+    """Where the curve is at its floor by its marks, it is in the picture; max_lr is read off its end."""
+    result = RangeTestResult.read(Curve(LRS, [value + 0.02 * (-1) ** step for step, value in enumerate(BOWL)]))
+    (low, high), floor = result.reading.marks.floor_lrs, result.reading.marks.floor
+    inside = [value for lr, value in zip(result.lrs, result.smoothed, strict=True) if lr <= high]
+
+    assert low < LRS[result.smoothed.index(min(result.smoothed))] < high
+    assert inside[-1] <= floor < result.smoothed[len(inside)]
+    assert result.bounds.max_lr == pytest.approx(high / 3.5)
+
+
+def test_result_may_be_made_of_plain_numbers():
+    """Of bounds that come from elsewhere, say."""
+    result = RangeTestResult([0.1, 0.2], [2.0, 1.0], closer_lrs=[0.1], closer_values=[1.5], bounds=LRBounds(0.1, 0.2))
+
+    assert (result.lrs, result.values, result.bounds) == ([0.1, 0.2], [2.0, 1.0], LRBounds(0.1, 0.2))
+    assert (result.closer_lrs, result.closer_values) == ([0.1], [1.5])
+    assert (result.outcome, result.reason) == (Outcome.FOUND, "")
+    assert (
+        RangeTestResult([], [], reason="it was NaN").summary().startswith("LR range test: no bounds, since it was NaN")
+    )
 
 
 @every_result
@@ -144,7 +181,7 @@ def test_state_survives_a_checkpoint(result):
 
     loaded = RangeTestResult.from_state_dict(torch.load("state.ckpt", weights_only=True))
 
-    assert repr(loaded) == repr(result)
+    assert repr(loaded) == repr(result)  # NaN is not equal to itself
     assert isinstance(loaded.bounds, LRBounds | None)
 
 
@@ -152,7 +189,7 @@ def test_state_is_a_copy():
     """Who writes into the checkpoint does not change the result."""
     state = FOUND.state_dict()
 
-    state["lrs"].clear()
+    state["curves"][0]["lrs"].clear()
 
     assert FOUND.lrs == LRS
 
@@ -164,14 +201,38 @@ def vertical_lines(ax):
 
 
 def test_plot_marks_both_bounds_in_different_styles():
-    """Readable in black and white; the legend has the numbers."""
+    """Readable in black and white; the legend has the numbers, and where they come from."""
     figure, ax = FOUND.plot()
+    base_lr, max_lr = "base_lr = 0.002: learning shows", "max_lr = 0.04: half of where the last rise starts"
 
-    assert vertical_lines(ax) == {"base_lr = 0.002": "--", "max_lr = 0.04": "-."}
-    assert [line.get_xdata()[0] for line in ax.get_lines()[2:]] == [FOUND.bounds.base_lr, FOUND.bounds.max_lr]
+    assert vertical_lines(ax) == {base_lr: "--", max_lr: "-."}
+    assert [line.get_xdata()[0] for line in ax.get_lines()[-2:]] == [FOUND.bounds.base_lr, FOUND.bounds.max_lr]
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["recorded", "smoothed", "base_lr = 0.002", "max_lr = 0.04"]
+    assert labels == ["recorded", "smoothed, as it is read", "untrained level", "floor", base_lr, max_lr]
     assert ax.figure is figure
+
+
+def test_plot_marks_what_the_bounds_rest_on():
+    """The untrained level all along, the floor from end to end."""
+    lines = {line.get_label(): line for line in FOUND.plot()[1].get_lines()}
+    marks = FOUND.reading.marks
+
+    assert set(lines["untrained level"].get_ydata()) == {marks.untrained}
+    assert (*lines["floor"].get_xdata(),) == marks.floor_lrs
+    assert set(lines["floor"].get_ydata()) == {marks.floor}
+
+
+def test_plot_of_a_flat_curve_shows_its_roughness():
+    """Both the level and the noise that the bounds are read off are in sight."""
+    rng = random.Random(3)
+    values = [2.3 + rng.gauss(0, 0.01) + abs(rng.gauss(0, 0.01)) * lr / 0.1 for lr in LRS]
+    result = RangeTestResult.read(Curve(LRS, values))
+    _, ax = result.plot()
+    lines = {line.get_label(): line for line in ax.get_lines()}
+
+    assert lines["as rough as the data"].get_xdata()[0] == pytest.approx(2 * result.bounds.max_lr)
+    low, high = ax.get_ylim()
+    assert low < min(values) < max(values[:30]) < high
 
 
 def test_plot_without_bounds_tells_the_reason():
@@ -185,7 +246,7 @@ def test_plot_without_bounds_tells_the_reason():
 @pytest.mark.parametrize(("mode", "scale"), [("exponential", "log"), ("linear", "linear")])
 def test_plot_has_the_scale_of_the_sweep(mode, scale):
     """Points are evenly spaced along the axis."""
-    _, ax = RangeTestResult.read(LRS, BOWL, mode=mode).plot()
+    _, ax = RangeTestResult.read(Curve(LRS, BOWL, mode=mode)).plot()
 
     assert (ax.get_xscale(), ax.get_yscale()) == (scale, "linear")
 
@@ -209,7 +270,7 @@ def test_plot_draws(result):
 
 def test_plot_shows_the_turn_but_not_the_explosion():
     """A last value of a million would flatten the curve to a line."""
-    _, ax = RangeTestResult.read(LRS, [*BOWL[:-3], 1e2, 1e4, 1e6]).plot()
+    _, ax = RangeTestResult.read(Curve(LRS, [*BOWL[:-3], 1e2, 1e4, 1e6])).plot()
 
     low, high = ax.get_ylim()
     assert low < min(FOUND.smoothed) < max(BOWL[:40]) < high < 4

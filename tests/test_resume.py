@@ -98,7 +98,7 @@ def test_checkpoint_holds_plain_data():
 
     checkpoint = torch.load("last.ckpt", weights_only=True)
 
-    assert checkpoint["callbacks"]["LRRangeTest"]["result"]["lrs"] == test.result.lrs
+    assert checkpoint["callbacks"]["LRRangeTest"]["result"]["curves"][0]["lrs"] == test.result.lrs
     assert checkpoint["lr_schedulers"][0]["max_lr"] == test.result.bounds.max_lr
 
 

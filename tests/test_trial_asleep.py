@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import BaseFinetuning, EarlyStopping, ModelChec
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch.optim.lr_scheduler import LambdaLR
 
-import lightning_clr.trial
+from lightning_clr.trial.snapshot import Snapshot
 from support.exactness import Case, Witness
 from support.models import Scheduled, optimized
 from support.scenarios import Scenarios, check_bit_identical, check_noticed, each_mutation, keeping
@@ -132,15 +132,15 @@ def test_training_is_bit_identical(make, ending, tmp_path, monkeypatch):
 
 def awake_callbacks(monkeypatch):
     """All but the one that writes the trace."""
-    replaced = lightning_clr.trial._replaced
+    replace = Snapshot.replace
 
-    def with_others(owner, callbacks=(), **attributes):
+    def with_others(self, owner, callbacks=(), **attributes):
         if callbacks:
             others = [callback for callback in owner.callbacks if not isinstance(callback, Witness)]
             attributes["callbacks"] = [*others, *callbacks]
-        return replaced(owner, **attributes)
+        replace(self, owner, **attributes)
 
-    monkeypatch.setattr(lightning_clr.trial, "_replaced", with_others)
+    monkeypatch.setattr(Snapshot, "replace", with_others)
 
 
 MUTATIONS = {

@@ -343,14 +343,14 @@ def test_training_is_bit_identical(make, ending, tmp_path, monkeypatch):
 
 
 MUTATIONS = {
-    "generators": (without("snapshot._generator_state"), shuffle_with_generator),
+    "generators": (without("trial.snapshot._generator_state"), shuffle_with_generator),
     "data module": (forgetting(LightningDataModule), datamodule_that_counts),
     "data set": (forgetting(Dataset), augmentation_in_the_main_process),
     "samplers": (forgetting(Sampler), batch_sampler_with_state),
-    "fresh iterators": (without("trial._fresh", lambda loader: loader), augmentation_in_persistent_workers),
-    "streams": (without("trial._can_start_over", lambda loader: True), stream_with_limited_batches),
-    "streams that shuffle": (without("trial._Replay._draw_as_the_stream_did"), stream_that_shuffles_itself),
-    "copies of batches": (without("trial._cloned", lambda batch: batch), training_step_writes_into_the_batch),
+    "fresh iterators": (without("trial.data._fresh", lambda loader: loader), augmentation_in_persistent_workers),
+    "streams": (without("trial.data.can_start_over", lambda loader, snapshot: True), stream_with_limited_batches),
+    "streams that shuffle": (without("trial.data._Replay._draw_as_the_stream_did"), stream_that_shuffles_itself),
+    "copies of batches": (without("trial.data._cloned", lambda batch: batch), training_step_writes_into_the_batch),
 }
 
 

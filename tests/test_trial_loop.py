@@ -11,8 +11,8 @@ from pytorch_lightning.trainer.connectors.logger_connector.result import _Result
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-import lightning_clr.trial
 from lightning_clr import lr_range_test
+from lightning_clr.trial.loop import _moved_once
 from support.data import loader
 from support.exactness import Case
 from support.models import Plain, Scheduled
@@ -211,4 +211,4 @@ def test_logged_values_may_come_from_several_devices(devices):
 
     plain = _ResultCollection(training=True)
 
-    assert [*found(lightning_clr.trial._moved_once(plain))] == [*found(plain)]
+    assert [*found(_moved_once(plain))] == [*found(plain)]

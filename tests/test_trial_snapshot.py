@@ -1,6 +1,5 @@
 """What training steps change is put back: weights, states, modes, and Python objects of all kinds."""
 
-import functools
 import random
 from collections import deque
 from functools import partial
@@ -12,8 +11,8 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import nn
 
-import lightning_clr.snapshot
-from lightning_clr.snapshot import Snapshot
+import lightning_clr.trial.snapshot
+from lightning_clr.trial.snapshot import Snapshot
 from support.exactness import Case
 from support.models import Plain, WithDropout, optimized
 from support.scenarios import (
@@ -28,7 +27,7 @@ from support.scenarios import (
 SCENARIOS = Scenarios()
 
 
-put_back = lightning_clr.snapshot._put_back_tensor
+put_back = lightning_clr.trial.snapshot._put_back_tensor
 
 
 @SCENARIOS.add
@@ -228,30 +227,30 @@ def test_training_is_bit_identical(make, ending, tmp_path, monkeypatch):
 
 
 MUTATIONS = {
-    "tensors": (without("snapshot._put_back_tensor"), dropout),
+    "tensors": (without("trial.snapshot._put_back_tensor"), dropout),
     "gradient switches": (
         without(
-            "snapshot._put_back_tensor",
+            "trial.snapshot._put_back_tensor",
             lambda tensor, copy, _, attributes: put_back(tensor, copy, tensor.requires_grad, attributes),
         ),
         modes_and_frozen_parameters,
     ),
     "gradients and hooks": (
-        without("snapshot._put_back_tensor", lambda tensor, copy, switch, _: put_back(tensor, copy, switch, {})),
+        without("trial.snapshot._put_back_tensor", lambda tensor, copy, switch, _: put_back(tensor, copy, switch, {})),
         hooks_on_parameters_and_tensors_under_autograd,
     ),
-    "arrays": (without("snapshot._put_back_array"), python_state),
-    "containers": (without("snapshot._container_state"), python_state),
+    "arrays": (without("trial.snapshot._put_back_array"), python_state),
+    "containers": (without("trial.snapshot._container_state"), python_state),
     "tuples": (forgetting(tuple), python_state),
     "lists": (forgetting(list), python_state),
     "sets": (forgetting(set), python_state),
     "queues": (forgetting(deque), python_state),
     "the user's objects": (
-        without("snapshot._is_walked_class", functools.cache(lambda kind: issubclass(kind, nn.Module))),
+        without("trial.snapshot.Snapshot._looks_into", lambda self, kind: issubclass(kind, nn.Module)),
         python_state,
     ),
-    "attributes": (without("snapshot.Snapshot.add_attributes"), python_state),
-    "global random numbers": (without("snapshot.set_rng_state"), dropout),
+    "attributes": (without("trial.snapshot.Snapshot.add_attributes"), python_state),
+    "global random numbers": (without("trial.snapshot.set_rng_state"), dropout),
     "modules": (forgetting(nn.Module), batchnorm_and_buffers),
     "optimizers": (forgetting(torch.optim.Optimizer), adam_without_schedule),
 }
@@ -266,7 +265,7 @@ def test_every_part_of_the_restoration_is_needed(mutate, make, tmp_path, monkeyp
 def held_on(snapshot: Snapshot) -> set[str]:
     """The devices of the copies of parameters."""
     undone = [undo for undo in snapshot._undo if isinstance(undo, partial)]
-    return {undo.args[1].device.type for undo in undone if undo.func is lightning_clr.snapshot._put_back_tensor}
+    return {undo.args[1].device.type for undo in undone if undo.func is lightning_clr.trial.snapshot._put_back_tensor}
 
 
 def test_copies_are_kept_on_the_device_asked_for():

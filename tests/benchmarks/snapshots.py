@@ -15,8 +15,8 @@ import torch
 from pytorch_lightning import LightningModule
 from report import in_turns, options, ratio, show, trainer
 
-import lightning_clr.snapshot
-from lightning_clr.snapshot import Snapshot
+import lightning_clr.trial.snapshot
+from lightning_clr.trial.snapshot import Snapshot
 
 SIZES = {  # number of layers and of their inputs
     "1 M": (1, 1000),
@@ -92,7 +92,7 @@ def held(module: Layers) -> int:
     snapshot = Snapshot()
     snapshot.add(module)
     undone = [undo for undo in snapshot._undo if isinstance(undo, functools.partial)]
-    copies = [undo.args[1] for undo in undone if undo.func is lightning_clr.snapshot._put_back_tensor]
+    copies = [undo.args[1] for undo in undone if undo.func is lightning_clr.trial.snapshot._put_back_tensor]
     return sum(copy.nbytes for copy in copies)
 
 

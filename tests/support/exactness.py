@@ -17,7 +17,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from torch import Tensor, nn
 
 from lightning_clr import LRBounds, LRRangeTest, RangeTestResult
-from lightning_clr.snapshot import rng_state
+from lightning_clr.trial.snapshot import rng_state
 from support.data import loader
 from support.models import Plain
 from support.training import quiet_trainer

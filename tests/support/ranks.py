@@ -22,10 +22,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torchmetrics.classification import BinaryAccuracy
 
-import lightning_clr.snapshot
-import lightning_clr.trial
+import lightning_clr.trial.loop
+import lightning_clr.trial.snapshot
 from lightning_clr import LRRangeTest
-from lightning_clr.snapshot import Snapshot
+from lightning_clr.trial.snapshot import Snapshot
 from support import exactness
 from support.data import loader
 from support.exactness import SWEEP, AfterTrial, Case, WithoutTrial, Witness, run
@@ -379,7 +379,7 @@ class Weighed(Snapshot):
         copies = [
             undo.args[1]
             for undo in self._undo
-            if getattr(undo, "func", None) is lightning_clr.snapshot._put_back_tensor
+            if getattr(undo, "func", None) is lightning_clr.trial.snapshot._put_back_tensor
         ]
         HELD.append(sum(copy.nbytes for copy in copies if copy is not None))
         super().__exit__(*error)
@@ -387,11 +387,11 @@ class Weighed(Snapshot):
 
 def bytes_held(devices: int) -> list[int]:
     """By a snapshot before the first step: of sharded weights, twice, and of replicated ones, all with Adam."""
-    lightning_clr.trial.Snapshot = Weighed
+    lightning_clr.trial.loop.Snapshot = Weighed
     for module, strategy in ((Sharded, model_parallel(devices, 1)), (WithAdam, fsdp()), (WithAdam, "ddp")):
         trainer = quiet_trainer(strategy=strategy, devices=devices, max_steps=2, callbacks=[LRRangeTest(**SWEEP)])
         trainer.fit(module(), loader(128))
-    lightning_clr.trial.Snapshot = Snapshot
+    lightning_clr.trial.loop.Snapshot = Snapshot
     return HELD
 
 

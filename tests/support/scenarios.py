@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-import lightning_clr.trial
-from lightning_clr.snapshot import Snapshot
+from lightning_clr.trial.snapshot import Snapshot
 from support.exactness import SWEEP, AfterTrial, Case, MishapError, WithoutTrial, run
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
@@ -113,12 +112,12 @@ def without(target: str, replacement: Callable[..., Any] = nothing) -> Mutation:
 
 def keeping(*names: str) -> Mutation:
     """Leave out what the trial replaces on the trainer and its parts."""
-    replaced = lightning_clr.trial._replaced
+    replace = Snapshot.replace
 
-    def fewer(owner, **attributes):
-        return replaced(owner, **{name: value for name, value in attributes.items() if name not in names})
+    def fewer(self, owner, **attributes):
+        replace(self, owner, **{name: value for name, value in attributes.items() if name not in names})
 
-    return without("trial._replaced", fewer)
+    return without("trial.snapshot.Snapshot.replace", fewer)
 
 
 def forgetting(*kinds: type) -> Mutation:
@@ -129,4 +128,4 @@ def forgetting(*kinds: type) -> Mutation:
         if not isinstance(value, kinds):
             add(self, value, data)
 
-    return without("trial.Snapshot.add", add_others)
+    return without("trial.snapshot.Snapshot.add", add_others)

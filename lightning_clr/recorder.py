@@ -1,11 +1,11 @@
-"""One sweep in progress: the rising learning rate, the value of every step, and when it ends."""
+"""One plan carried out: the rising learning rate, the value of every step over all ranks, and when it ends."""
 
 import collections
 import inspect
 import math
 import statistics
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,75 +13,80 @@ from torch import Tensor
 from lightning_clr.apply import peak_lrs, peak_momentum
 from lightning_clr.bounds import LRBounds
 from lightning_clr.checks import require
-from lightning_clr.curve import FEWEST_POINTS
-from lightning_clr.scheduler import ScheduleLR, refilled
+from lightning_clr.curve import Curve
+from lightning_clr.lightning import Trainer, is_deepspeed, lr_schedulers, torch_optimizers
+from lightning_clr.plan import SweepPlan
+from lightning_clr.scheduler import ScheduleLR, in_place
 from lightning_clr.schedules import Sweep
-from lightning_clr.trial import Trial
-from lightning_clr.zero import is_deepspeed, require_known_zero, torch_optimizers
+from lightning_clr.settings import FEWEST_POINTS, Settings
+from lightning_clr.trial.deepspeed import require_known_zero
+from lightning_clr.trial.loop import Trial
 
 _PATIENCE = 100  # accumulation windows without an optimizer step
 _LAG = 1  # a GPU, and other ranks, are given this many steps more before they are asked, so that nobody waits
 
 
-class SweepPlan(Protocol):
-    """What a recording needs to know of :class:`~lightning_clr.LRRangeTest`, whose arguments these are."""
+class Recorder:
+    """Carries out one sweep, step by step, over all ranks.
 
-    min_lr: float
-    max_lr: float
-    num_steps: int
-    mode: Literal["exponential", "linear"]
-    monitor: str | None
-    monitor_mode: Literal["min", "max"]
-    stop_factor: float | None
-    val_every_n_steps: int
-
-
-class SweepRecording:
-    """A sweep in progress.
-
-    Attributes:
-        lrs: Learning rates recorded so far.
-        values: What was monitored at each of them.
-        validates: Whether that takes a validation run, which is not made at every step.
-        is_settled: Called with both after each value; whether the sweep may end.
+    Args:
+        plan: The sweep.
+        settings: What is recorded, and when the sweep ends early.
+        trainer: The trainer that is about to train.
+        batches: Where training batches come from.
     """
 
-    def __init__(self, plan: SweepPlan, trainer: Any, this: Trial) -> None:
+    def __init__(self, plan: SweepPlan, settings: Settings, trainer: Trainer, batches: Trial) -> None:
         self.plan = plan
+        self.settings = settings
         self.trainer = trainer
-        self.trial = this
+        self.trial = batches
         self.lrs: list[float] = []
         self.values: list[float] = []
-        self.sweeps = _sweeps(trainer, plan)
+        self.schedulers = _schedulers(trainer, plan)
         self.step = 0
-        self.num_steps = plan.num_steps
-        self.validates = False
-        self.is_settled: Callable[[list[float], list[float]], bool] = lambda lrs, values: False
+        self.validates = False  # whether a value takes a validation run, which is not made at every step
         self._skips = is_deepspeed(trainer) or getattr(trainer.precision_plugin, "scaler", None) is not None
         self._ended = False
         self._lowest = math.inf
         self._window: list[Tensor] = []  # the values of the batches since the last step
-        self._unread = collections.deque[tuple[float, _Reading]]()
+        self._unread = collections.deque[tuple[float, _Value]]()
         self._lag = _LAG if trainer.strategy.root_device.type == "cuda" or trainer.world_size > 1 else 0
-        this.on_optimizer_step = self._apply
+        batches.on_optimizer_step = self._apply
 
-    @property
-    def ended(self) -> bool:
-        """Whether the sweep is through, has diverged, or has settled."""
-        return self.step >= self.num_steps or self._ended
+    def record(self, after_step: Callable[[int], object] = lambda num_steps: None) -> Curve:
+        """All steps until the sweep is through, has diverged, or is ended by the plan.
 
-    def record(self, after_step: Callable[[int], object]) -> None:
-        """All steps until the sweep has ended, with a call after each that tells how many there are to be."""
-        while not self.ended:
+        Args:
+            after_step: Called after each step with the number of steps planned.
+
+        Returns:
+            What has been recorded.
+        """
+        while self.step < self.plan.num_steps and not self._ended:
             try:
-                self.record_step()
+                self._record_step()
             except Exception:
                 self._read()
                 if not self._ended or not self._all_ranks_fail:
                     raise
-                # had its forerunners been read, this step would not have been made
-            after_step(self.num_steps)
+                # the sweep had ended before this step, which was made since values are read late
+            after_step(self.plan.num_steps)
         self._read()
+        return self.curve
+
+    def go_on(self, plan: SweepPlan, after_step: Callable[[int], object] = lambda num_steps: None) -> Curve:
+        """The same sweep up to where the new plan ends; nothing more if it has diverged."""
+        self.plan = plan
+        for scheduler in self.schedulers:
+            scheduler.total_steps = plan.num_steps
+            scheduler.set_bounds(LRBounds(plan.min_lr, plan.max_lr))
+        return self.record(after_step)
+
+    @property
+    def curve(self) -> Curve:
+        """What has been recorded so far."""
+        return Curve(self.lrs, self.values, self.settings.monitor_mode, self.plan.mode, self.validates)
 
     @property
     def _all_ranks_fail(self) -> bool:
@@ -91,14 +96,19 @@ class SweepRecording:
         """
         return self.trainer.world_size == 1 or not (self._skips or math.isfinite(self.values[-1]))
 
-    def record_step(self) -> None:
+    def _record_step(self) -> None:
         """One optimizer step, over as many batches as it accumulates."""
         patience = _PATIENCE * self.trainer.accumulate_grad_batches
         for _ in range(patience):
             value = self._monitored(self.trial.run_batch())
             if value is not None:
                 self._window.append(value)
-            if self._is_over(value) and self._record_value():
+            if not self._have_stepped(value):
+                continue
+            counts = self._take_value()
+            for scheduler in self.schedulers:
+                scheduler.optimizer_stepped = False
+            if counts:
                 break
         else:
             raise ValueError(
@@ -106,52 +116,42 @@ class SweepRecording:
                 " `training_step` steps the optimizer, or returns a loss for Lightning to do so."
             )
         self.step += 1
-        for sweep in self.sweeps:
-            sweep.step()
+        for scheduler in self.schedulers:
+            scheduler.step()
 
-    def _is_over(self, value: Tensor | None) -> bool:
-        """Whether the optimizers have stepped, or would have if mixed precision had not seen infinity."""
-        if any(sweep.optimizer_stepped for sweep in self.sweeps):
+    def _have_stepped(self, value: Tensor | None) -> bool:
+        """Whether the optimizers have stepped, or would have if mixed precision had not seen infinity on some rank."""
+        if any(scheduler.optimizer_stepped for scheduler in self.schedulers):
             return True
         if not self._skips:
             return False
-        mean = _Reading(value, self.trainer)
+        mean = _Value(value, self.trainer)
         return mean.exists and not math.isfinite(float(mean))
 
-    def _record_value(self) -> bool:
-        """Whether this step counts: not if no rank has a value, since the module has skipped it."""
+    def _take_value(self) -> bool:
+        """Take the value of this step, if one is due; whether the step counts, since no rank may have a loss."""
         if not self.validates:
             window, self._window = self._window, []
             value = sum(window[1:], window[0]) / len(window) if window else None
-        elif self.step % self.plan.val_every_n_steps == 0 or self.step == self.num_steps - 1:
+        elif self.step % self.settings.val_every_n_steps == 0 or self.step == self.plan.num_steps - 1:
             value = self._logged(self.trial.validate())
         else:
             return True
-        reading = _Reading(value, self.trainer)
-        if exists := reading.exists:
-            lr = self.sweeps[0].schedule.lr(self.step, self.num_steps, self.sweeps[0].bounds)
-            self._unread.append((lr, reading))
-            self._read(0 if self.validates else self._lag)
-        elif not self.values and not self._unread:
-            raise ValueError(
-                "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
-                f" set `monitor` to one of the logged metrics: {sorted(self.trial.names)}."
-            )
-        for sweep in self.sweeps:
-            sweep.optimizer_stepped = False
-        return exists
-
-    def go_on(self, max_lr: float) -> None:
-        """Let the learning rate rise further, by the same factor at each step, up to ``max_lr``."""
-        factor = (self.plan.max_lr / self.plan.min_lr) ** (1 / (self.plan.num_steps - 1))
-        more = max(0, math.floor(math.log(max_lr / self.plan.max_lr, factor)))
-        self.num_steps += more
-        for sweep in self.sweeps:
-            sweep.total_steps = self.num_steps
-            sweep.set_bounds(LRBounds(self.plan.min_lr, self.plan.max_lr * factor**more))
+        read = _Value(value, self.trainer)
+        if not read.exists:
+            if not self.values and not self._unread:
+                raise ValueError(
+                    "The range test records the loss that `training_step` returns, but it returned none. Return it, or"
+                    f" set `monitor` to one of the logged metrics: {sorted(self.trial.names)}."
+                )
+            return False
+        first = self.schedulers[0]
+        self._unread.append((first.schedule.lr(self.step, self.plan.num_steps, first.bounds), read))
+        self._read(0 if self.validates else self._lag)
+        return True
 
     def _read(self, lag: int = 0) -> None:
-        """Take in the values of all steps but the last ``lag``, which the device or other ranks may still be at.
+        """Read the values of all steps but the last ``lag``, which the device or other ranks may still be at.
 
         The lag is the same on all ranks, so that they end together; steps after the one that ends it leave no values.
         """
@@ -159,30 +159,31 @@ class SweepRecording:
             lr, value = self._unread.popleft()
             self.lrs.append(lr)
             self.values.append(float(value))
-            self._ended = self._has_diverged() or self.is_settled(self.lrs, self.values)
+            ends_when = self.plan.ends_when
+            self._ended = self._has_diverged() or (ends_when is not None and ends_when(self.curve))
 
     def _monitored(self, loss: Tensor | None) -> Tensor | None:
         """The value of the batch just run; ``None`` without one, a placeholder if validation is what counts."""
-        if self.plan.monitor is None:
+        if self.settings.monitor is None:
             return None if loss is None else self._scalar(loss)
-        value = self.trial.logged(self.plan.monitor)
+        value = self.trial.logged(self.settings.monitor)
         if value is not None:
             return self._scalar(value)
         if self.step == 0 and not self.validates:
             self.validates = True
             self._logged(self.trial.validate())
-            points = 1 + math.ceil((self.num_steps - 1) / self.plan.val_every_n_steps)
+            points = 1 + math.ceil((self.plan.num_steps - 1) / self.settings.val_every_n_steps)
             require(
                 "val_every_n_steps",
-                self.plan.val_every_n_steps,
+                self.settings.val_every_n_steps,
                 f"give at least {FEWEST_POINTS} points",
                 lambda _: points >= FEWEST_POINTS,
-                f"Validating that often in {self.num_steps} steps gives {points}: lower it, or raise `num_steps`.",
+                f"Validating that often in {self.plan.num_steps} steps gives {points}: lower it, or raise `num_steps`.",
             )
         return torch.zeros((), device=self.trainer.strategy.root_device)
 
     def _logged(self, metrics: dict[str, Tensor]) -> Tensor:
-        name, names = self.plan.monitor, self.trial.names | metrics.keys()
+        name, names = self.settings.monitor, self.trial.names | metrics.keys()
         if name in metrics:
             return self._scalar(metrics[name])
         hint = " It has no value for a step: call it, or log it with `on_epoch=True`." if name in names else ""
@@ -196,28 +197,28 @@ class SweepRecording:
         return scalar.detach().mean()
 
     def _apply(self) -> None:
-        for sweep in self.sweeps:
-            sweep.apply()
+        for scheduler in self.schedulers:
+            scheduler.apply()
 
     def _has_diverged(self) -> bool:
         if not math.isfinite(self.values[-1]):
             return True
-        if self.plan.stop_factor is None or self.plan.monitor_mode == "max":
+        if self.settings.stop_factor is None or self.settings.monitor_mode == "max":
             return False
         recent = statistics.median(self.values[-5:])  # a single noisy batch is no divergence
         self._lowest = min(self._lowest, recent)
         untrained = max(self.values[:5])
-        return recent > max(self._lowest + (self.plan.stop_factor - 1) * abs(self._lowest), untrained)
+        return recent > max(self._lowest + (self.settings.stop_factor - 1) * abs(self._lowest), untrained)
 
 
-class _Reading:
+class _Value:
     """A number on its way from the device and from the other ranks.
 
     To read it waits for the step that made it, not for later ones. It is the plain mean over the ranks that have one,
     whatever their batch sizes, as with gradients, so that all decide alike.
     """
 
-    def __init__(self, value: Tensor | None, trainer: Any) -> None:
+    def __init__(self, value: Tensor | None, trainer: Trainer) -> None:
         self._is_mine = value is not None
         self._wait: Callable[[], object] = lambda: None
         self._sent = value if trainer.world_size == 1 else self._sum(value, trainer.strategy.root_device)
@@ -254,14 +255,13 @@ class _Reading:
         return self._sent
 
 
-def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:
+def _schedulers(trainer: Trainer, plan: SweepPlan) -> list[ScheduleLR]:
     """The rising learning rate on every optimizer, in the ratios and at the momentum of training at its ``max_lr``."""
-    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    optimizers = torch_optimizers(trainer)
+    schedulers, optimizers = lr_schedulers(trainer), torch_optimizers(trainer)
     peaks = peak_lrs(optimizers, schedulers)
     for optimizer, lrs in zip(optimizers, peaks, strict=True):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-            group["lr"] = refilled(group["lr"], lr)
+            group["lr"] = in_place(group["lr"], lr)
     bounds = LRBounds(plan.min_lr, plan.max_lr)
     all_lrs = [lr for lrs in peaks for lr in lrs]
     reference_lr = max(all_lrs)
@@ -270,14 +270,14 @@ def _sweeps(trainer: Any, plan: SweepPlan) -> list[ScheduleLR]:
             f"A range test needs a positive `lr` in at least one parameter group, got {all_lrs}. Any value will do: the"
             " groups' ratios are what counts."
         )
-    sweeps = []
+    rising = []
     for optimizer in optimizers:
         sweep = Sweep(mode=plan.mode, peak_momentum=peak_momentum(optimizer, schedulers))
-        sweeps.append(ScheduleLR(optimizer, sweep, plan.num_steps, bounds, reference_lr=reference_lr))
-    return sweeps
+        rising.append(ScheduleLR(optimizer, sweep, plan.num_steps, bounds, reference_lr=reference_lr))
+    return rising
 
 
-def require_sweepable(trainer: Any) -> None:
+def require_sweepable(trainer: Trainer) -> None:
     """Refuse, before the first step, what cannot be swept.
 
     Raises:

@@ -14,7 +14,7 @@ import random
 import site
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace, TracebackType
 from typing import Any
 
@@ -28,7 +28,6 @@ from torch.utils.data import Dataset, Sampler
 _TENSOR_ATTRIBUTES = ("grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 _HELD = SimpleNamespace | argparse.Namespace | collections.UserDict | collections.UserList  # type: ignore[type-arg]
 _LIBRARIES = {"torch", "lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "lightning_clr"}
-_USERS_PACKAGES: set[str] = set()
 _ENGINES = {"deepspeed"}  # looked into without copies of tensors: `remember_zero` names those that outlive a step
 _CONSTANTS = {type(None), bool, int, float, str, bytes, torch.dtype, torch.device}
 _CONTAINERS = {dict, collections.OrderedDict, list, set}
@@ -40,6 +39,7 @@ class Snapshot:
 
     Args:
         device: Where copies of tensors are kept; by default beside the original.
+        users: Objects whose packages count as the user's own code, also where they are installed.
 
     Example:
         >>> class Counter(nn.Module):
@@ -52,8 +52,10 @@ class Snapshot:
         ()
     """
 
-    def __init__(self, device: torch.device | str | None = None) -> None:
+    def __init__(self, device: torch.device | str | None = None, users: Iterable[object] = ()) -> None:
         self.device = device
+        self._users_packages = {kind.__module__.partition(".")[0] for value in users for kind in type(value).__mro__}
+        self._is_walked_class = functools.cache(self._looks_into)
         self._undo: list[Callable[[], object]] = [functools.partial(set_rng_state, rng_state())]
         self._seen: dict[tuple[int, bool], object] = {}  # holds the objects, so that ids stay theirs
 
@@ -95,16 +97,16 @@ class Snapshot:
         undo = _generator_state(value) or _container_state(value)
         if undo is not None:
             self._undo.append(undo)
-        if _is_walked(value):
+        if self._is_walked(value):
             self.add_attributes(value)
-        for part in _parts(value) or ():
+        for part in self._parts(value) or ():
             self.add(part, data)
 
     def add_attributes(self, owner: Any) -> None:
         """Remember which objects the attributes of ``owner`` are, without looking into them."""
         if hasattr(owner, "__dict__"):
             self._undo.append(functools.partial(_put_back_items, vars(owner), dict(vars(owner))))
-        for name, value in _slots(owner).items():
+        for name, value in self._slots(owner).items():
             self._undo.append(functools.partial(object.__setattr__, owner, name, value))
 
     def _remember_array(self, value: Any) -> None:
@@ -128,6 +130,78 @@ class Snapshot:
     def _copy(self, tensor: Tensor) -> Tensor:
         return tensor.clone() if self.device is None else tensor.to(self.device, copy=True)
 
+    def replace(self, owner: Any, **attributes: Any) -> None:
+        """Give an object other attributes until the end."""
+        for name, value in attributes.items():
+            self._undo.append(functools.partial(setattr, owner, name, getattr(owner, name)))
+            setattr(owner, name, value)
+
+    def can_rewind(self, source: Any) -> bool:
+        """Whether a data source is put back when it is added: nothing in it but data, functions, random generators.
+
+        Example:
+            >>> Snapshot().can_rewind([1, 2]), Snapshot().can_rewind(iter([1, 2]))
+            (True, False)
+        """
+        pending, seen = [source], set[int]()
+        while pending:
+            value = pending.pop()
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            if hasattr(value, "__next__"):
+                return False
+            parts = self._parts(value)
+            if parts is None and not _is_inert(value):
+                return False
+            pending.extend(parts or ())
+        return True
+
+    def _parts(self, value: Any) -> tuple[Any, ...] | None:
+        """What a value consists of, but for constants, as far as we look into it; ``None`` if we do not."""
+        parts: list[Any] = []
+        if isinstance(value, dict):
+            parts += value.values()
+        elif isinstance(value, list | tuple | set | frozenset | collections.deque):
+            parts += value
+        elif isinstance(value, functools.partial | MethodType | FunctionType | CellType):
+            parts += _captured(value)
+        elif not self._is_walked(value):
+            return None
+        if self._is_walked(value):
+            parts += (*getattr(value, "__dict__", {}).values(), *self._slots(value).values())
+        return tuple(part for part in parts if type(part) not in _CONSTANTS) if len(parts) <= _LARGE else ()
+
+    def _slots(self, value: Any) -> dict[str, Any]:
+        """The attributes of an object that are not in its ``__dict__``."""
+        if not self._is_walked(value):
+            return {}
+        names = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if name != "__dict__"]
+        return {name: getattr(value, name) for name in names if name != "__weakref__" and hasattr(value, name)}
+
+    def _is_walked(self, value: Any) -> bool:
+        """Whether we look into the attributes of an object."""
+        return isinstance(value, Dataset) or self._is_walked_class(type(value))  # type: ignore[arg-type]
+
+    def _looks_into(self, kind: type) -> bool:
+        if issubclass(kind, nn.Module | Optimizer | LRScheduler | Sampler | torch.amp.GradScaler | _HELD):
+            return True
+        if issubclass(kind, type | BaseException | ModuleType):
+            return False
+        return self._is_users_code(kind.__module__)
+
+    def _is_users_code(self, module: str) -> bool:
+        """Whether a module belongs to the user rather than to Python or an installed package."""
+        package = module.partition(".")[0]
+        if package in {*sys.stdlib_module_names, *_LIBRARIES} - {"__main__"}:
+            return False
+        if module == "__main__" or package in self._users_packages | _ENGINES:
+            return True
+        file = getattr(sys.modules.get(module), "__file__", None)
+        paths = sysconfig.get_paths()
+        installed = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
+        return file is not None and not file.startswith(tuple(installed))
+
 
 def _is_under_parameters(value: Any) -> bool:
     """Whether this is a flat parameter of FSDP whose memory is that of the module's own, which are remembered."""
@@ -142,44 +216,6 @@ def local_shard(tensor: Tensor) -> Tensor:
     """This process's part of a tensor; the tensor itself unless it is a DTensor."""
     tensor = tensor.detach()
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def is_restorable(source: Any) -> bool:
-    """Whether a :class:`Snapshot` can rewind a data source: nothing in it but data, functions and random generators.
-
-    Example:
-        >>> is_restorable([1, 2]), is_restorable(iter([1, 2]))
-        (True, False)
-    """
-    pending, seen = [source], set[int]()
-    while pending:
-        value = pending.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if hasattr(value, "__next__"):
-            return False
-        parts = _parts(value)
-        if parts is None and not _is_inert(value):
-            return False
-        pending.extend(parts or ())
-    return True
-
-
-def _parts(value: Any) -> tuple[Any, ...] | None:
-    """What a value consists of, but for constants, as far as a snapshot looks into it; ``None`` if it does not."""
-    parts: list[Any] = []
-    if isinstance(value, dict):
-        parts += value.values()
-    elif isinstance(value, list | tuple | set | frozenset | collections.deque):
-        parts += value
-    elif isinstance(value, functools.partial | MethodType | FunctionType | CellType):
-        parts += _captured(value)
-    elif not _is_walked(value):
-        return None
-    if _is_walked(value):
-        parts += (*getattr(value, "__dict__", {}).values(), *_slots(value).values())
-    return tuple(part for part in parts if type(part) not in _CONSTANTS) if len(parts) <= _LARGE else ()
 
 
 def _captured(function: Any) -> tuple[Any, ...]:
@@ -198,14 +234,6 @@ def _is_filled(cell: CellType) -> bool:
         return cell.cell_contents is not cell
     except ValueError:
         return False
-
-
-def _slots(value: Any) -> dict[str, Any]:
-    """The attributes of an object that are not in its ``__dict__``."""
-    if not _is_walked(value):
-        return {}
-    names = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if name != "__dict__"]
-    return {name: getattr(value, name) for name in names if name != "__weakref__" and hasattr(value, name)}
 
 
 def _is_inert(value: Any) -> bool:
@@ -268,40 +296,6 @@ def _generator_state(value: Any) -> Callable[[], object] | None:
     if numpy is not None and isinstance(value, numpy.random.Generator):
         return functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
     return None
-
-
-def _is_walked(value: Any) -> bool:
-    """Whether a snapshot looks into the attributes of an object."""
-    return isinstance(value, Dataset) or _is_walked_class(type(value))  # type: ignore[arg-type]
-
-
-@functools.cache
-def _is_walked_class(kind: type) -> bool:
-    if issubclass(kind, nn.Module | Optimizer | LRScheduler | Sampler | torch.amp.GradScaler | _HELD):
-        return True
-    if issubclass(kind, type | BaseException | ModuleType):
-        return False
-    return _is_users_code(kind.__module__)
-
-
-def count_as_users(*objects: Any) -> None:
-    """Look into objects of the packages that these are from, also where the packages are installed."""
-    for value in objects:
-        _USERS_PACKAGES.update(kind.__module__.partition(".")[0] for kind in type(value).__mro__)
-    _is_walked_class.cache_clear()
-
-
-def _is_users_code(module: str) -> bool:
-    """Whether a module belongs to the user rather than to Python or an installed package."""
-    package = module.partition(".")[0]
-    if package in {*sys.stdlib_module_names, *_LIBRARIES} - {"__main__"}:
-        return False
-    if module == "__main__" or package in _USERS_PACKAGES | _ENGINES:
-        return True
-    file = getattr(sys.modules.get(module), "__file__", None)
-    paths = sysconfig.get_paths()
-    installed = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
-    return file is not None and not file.startswith(tuple(installed))
 
 
 def _container_state(value: Any) -> Callable[[], object] | None:

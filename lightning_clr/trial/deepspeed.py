@@ -5,9 +5,8 @@ Nothing is imported from DeepSpeed: what is here is asked of the engine that a t
 
 from typing import Any
 
-from torch.optim import Optimizer
-
-from lightning_clr.snapshot import Snapshot
+from lightning_clr.lightning import Trainer, is_deepspeed
+from lightning_clr.trial.snapshot import Snapshot
 
 _LASTING = {
     "DeepSpeedZeroOptimizer": (),  # stages 1 and 2: these are the weights and states of the optimizer within
@@ -18,19 +17,7 @@ _SHARDS = ("ds_tensor", "ds_secondary_tensor")  # of a parameter in stage 3
 _SWAPS = ("swap_optimizer", "params_in_nvme_and_cpu")
 
 
-def is_deepspeed(trainer: Any) -> bool:
-    """Whether a trainer trains with DeepSpeed."""
-    return any(kind.__name__ == "DeepSpeedStrategy" for kind in type(trainer.strategy).__mro__)
-
-
-def torch_optimizers(trainer: Any) -> list[Optimizer]:
-    """The optimizers that learning rate schedulers drive: under DeepSpeed not the trainer's, but the one within."""
-    if not is_deepspeed(trainer):
-        return list(trainer.optimizers)
-    return [getattr(optimizer, "optimizer", optimizer) for optimizer in trainer.optimizers]
-
-
-def require_known_zero(trainer: Any) -> None:
+def require_known_zero(trainer: Trainer) -> None:
     """Refuse, before the first step, those ways of DeepSpeed that a snapshot cannot put back.
 
     Raises:

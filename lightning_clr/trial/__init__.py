@@ -1,0 +1,1 @@
+"""Real training steps that leave no trace: the only rooms that touch Lightning's private parts."""
