@@ -40,3 +40,18 @@ def require(
     except OverflowError:  # infinity is no whole number
         pass
     raise error(f"`{name}` must {rule}, got {value!r}. {advice}".rstrip())
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Tell more about an error, below its message; before Python 3.11, which has notes, in it.
+
+    Example:
+        >>> error = ValueError("mishap")
+        >>> add_note(error, "At lr=1.")
+        >>> "At lr=1." in [*getattr(error, "__notes__", ()), *str(error).splitlines()]
+        True
+    """
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    elif error.args and isinstance(error.args[0], str):
+        error.args = (f"{error.args[0]}\n{note}", *error.args[1:])

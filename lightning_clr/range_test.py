@@ -1,7 +1,7 @@
 """Leslie Smith's LR range test as a Lightning callback and as a function."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from lightning_clr.recorder import Recorder, require_sweepable
 from lightning_clr.result import RangeTestResult
 from lightning_clr.search import Conversation, Search, default_search
 from lightning_clr.settings import Settings
-from lightning_clr.trial.asleep import set_up_only
+from lightning_clr.trial.asleep import changers_of_batches, is_one_of, set_up_only
 from lightning_clr.trial.loop import StartHooksNeededError, trial
 from lightning_clr.trial.private import end_of_fit, logs_hyperparameters
 from lightning_clr.trial.signals import signals_held
@@ -71,6 +71,9 @@ class LRRangeTest(Callback):
         snapshot_device: Where the module's tensors are kept meanwhile; by default beside the originals.
         search: What to measure and how to read it, instead of :func:`~lightning_clr.search.default_search`. Its module
             has two others, Smith's own and fastai's, and says how to write one.
+        awake: Classes of callbacks, or their names, that stay awake during the test, such as one that mixes batches.
+            Their hooks of batches run in their place, and what they have changed is put back. All others sleep: they
+            can be looked up, and their hooks do nothing.
 
     Attributes:
         result: The :class:`RangeTestResult`, ``None`` before the test.
@@ -102,6 +105,7 @@ class LRRangeTest(Callback):
         closer_look: bool = Settings.closer_look,
         snapshot_device: str | None = None,
         search: Search | None = None,
+        awake: Sequence[type | str] | None = None,
     ) -> None:
         super().__init__()
         self.settings = Settings(
@@ -121,6 +125,13 @@ class LRRangeTest(Callback):
         if search is not None:
             rule = "be a function of the settings, see lightning_clr.search"
             require("search", search, rule, callable, error=TypeError)
+        if awake is not None:
+            rule = "be classes of callbacks, or their names"
+            awake = [awake] if isinstance(awake, type | str) else awake
+            require(
+                "awake", awake, rule, lambda kinds: all(isinstance(kind, type | str) for kind in kinds), error=TypeError
+            )
+        self.awake = awake
         self.on_inconclusive = on_inconclusive
         self.snapshot_device = snapshot_device
         self.search: Search = search or default_search
@@ -164,9 +175,11 @@ class LRRangeTest(Callback):
         """Measure, undo all steps, and read the curves; for a trainer that is about to train.
 
         Raises:
-            ValueError: If there is no optimizer with a learning rate to sweep, or ``monitor`` is never logged.
+            ValueError: If there is no optimizer with a learning rate to sweep, ``monitor`` is never logged, or
+                ``awake`` names no callback of the trainer.
         """
         require_sweepable(trainer)
+        self._check_awake(trainer)
         for optimizer, lrs in zip(torch_optimizers(trainer), self._configured_lrs, strict=False):
             for group, lr in zip(optimizer.param_groups, lrs, strict=False):
                 group["lr"] = lr
@@ -175,14 +188,35 @@ class LRRangeTest(Callback):
         except StartHooksNeededError:
             return self._measure(trainer, pl_module, start_hooks=True)
 
+    def _check_awake(self, trainer: Trainer) -> None:
+        """Refuse a name that no callback has; warn of callbacks that change batches, unless the user has thought of it.
+
+        Raises:
+            ValueError: If ``awake`` names no callback of the trainer.
+        """
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        for kind in self.awake or ():
+            if not any(is_one_of(callback, [kind]) for callback in callbacks):
+                names = [type(callback).__name__ for callback in callbacks]
+                raise ValueError(
+                    f"`awake` must name classes of the trainer's callbacks, got {kind!r}. They are {names}."
+                )
+        changers = changers_of_batches(trainer) if self.awake is None else []
+        if changers:
+            rank_zero_warn(
+                f"The callbacks {changers} have an `on_train_batch_start`, and sleep during the range test: if they"
+                " change batches, its steps are not those of training. Let those that do stay awake,"
+                f" `LRRangeTest(awake=[{changers[0]}])`, or say that none does, `awake=[]`."
+            )
+
     def _measure(self, trainer: Trainer, pl_module: LightningModule, start_hooks: bool = False) -> RangeTestResult:
         """Carry out what the search plans, each plan in a trial of its own, until it returns a reading."""
         search, curves = self.search(self.settings), list[Curve]()
         answer = _answer(search)
         while isinstance(answer, SweepPlan):
             with (
-                progress_bar(trainer, answer.num_steps) as advance_bar,  # first: the trainer has no bar in a trial
-                trial(trainer, pl_module, self.snapshot_device, start_hooks) as batches,
+                progress_bar(trainer, answer.num_steps) as advance_bar,  # first: the trainer's bar sleeps in a trial
+                trial(trainer, pl_module, self.snapshot_device, start_hooks, self.awake or ()) as batches,
             ):
                 recorder = Recorder(answer, self.settings, trainer, batches)
                 curves.append(recorder.record(advance_bar))
@@ -239,8 +273,8 @@ def lr_range_test(
     """Only the range test: nothing is trained, logged or written, and the model is as before.
 
     Args:
-        trainer: A trainer that has not trained yet. Its loggers and checkpoints sleep meanwhile; its other callbacks
-            set up (they may accumulate gradients, or freeze layers), and sleep from then on.
+        trainer: A trainer that has not trained yet. Its loggers sleep meanwhile, and write nothing; its callbacks set
+            up (they may accumulate gradients, or freeze layers), and sleep from then on.
         model: The LightningModule.
         train_dataloaders: As in ``Trainer.fit``.
         val_dataloaders: As in ``Trainer.fit``; needed to monitor a validation metric.
@@ -312,7 +346,7 @@ class _OnlyTest(Callback):
         self.result: RangeTestResult | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.test.on_fit_start(trainer, pl_module)
+        type(self.test).on_fit_start(self.test, trainer, pl_module)  # which sleeps if it is among the callbacks
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:

@@ -7,7 +7,7 @@ and fetchers live on loop objects and vanish with the shadow; everything else is
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from lightning_utilities.core.overrides import is_overridden
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_clr.checks import add_note
 from lightning_clr.lightning import (
     Callback,
     LightningModule,
@@ -25,7 +26,7 @@ from lightning_clr.lightning import (
     lr_schedulers,
     torch_optimizers,
 )
-from lightning_clr.trial.asleep import put_to_sleep
+from lightning_clr.trial.asleep import put_to_sleep, sleepers, wake_up
 from lightning_clr.trial.data import can_start_over, remember_data, trial_data
 from lightning_clr.trial.deepspeed import remember_zero
 from lightning_clr.trial.private import require_known_lightning
@@ -66,9 +67,11 @@ class Trial:
 
         Raises:
             ValueError: If the training data are empty.
+            RuntimeError: If a training step keeps raising ``StopIteration``, at which Lightning ends an epoch.
         """
         loop = self._loop
         self._loss = None
+        stopped: StopIteration | None = None
         for _ in range(2):
             if not loop._data_fetcher.done:
                 try:
@@ -76,9 +79,13 @@ class Trial:
                     self.has_run = True
                     raise_on_sigterm(self._trainer)
                     return self._loss
-                except StopIteration:  # no more batches, or `on_train_batch_start` has ended the epoch
-                    pass
+                except StopIteration as end:  # no more batches, or `on_train_batch_start` has ended the epoch
+                    stopped = end if self._is_in_step else None
             self._start_next_epoch()
+        if stopped is not None:
+            raise RuntimeError(
+                "`training_step` raised StopIteration: an iterator of its own has come to its end. Start it anew there."
+            ) from stopped
         raise ValueError(
             "A range test needs training batches, but the training data ended at once, twice. Check the data loader,"
             " and that `on_train_batch_start` does not return -1 at every start of an epoch."
@@ -129,6 +136,13 @@ class Trial:
             trainer.training = True
             connector._first_loop_iter = first_iteration
 
+    @property
+    def _is_in_step(self) -> bool:
+        """Whether a training step has started and not ended; it may be what has read the data to their end."""
+        progress, fetcher = self._loop.epoch_loop.batch_progress.current, self._loop._data_fetcher
+        reads_itself = any(kind.__name__ == "_DataLoaderIterDataFetcher" for kind in type(fetcher).__mro__)
+        return progress.started > progress.processed and not (reads_itself and fetcher.done)
+
     def _start_next_epoch(self) -> None:
         self._epoch += 1
         for loader in self._loop._combined_loader.flattened:
@@ -148,17 +162,20 @@ def trial(
     module: LightningModule,
     snapshot_device: torch.device | str | None = None,
     start_hooks: bool = False,
+    awake: Sequence[type | str] = (),
 ) -> Iterator[Trial]:
     """Training batches that leave no trace, whether the ``with`` block ends well or with any exception.
 
     To be called in ``on_train_start``. The module's batch hooks run as in training; its hooks of epochs and of the
-    whole training do not, nor do other callbacks, loggers and learning rate schedulers.
+    whole training do not, nor do other callbacks, loggers and learning rate schedulers. An error in the first step is
+    given the names of the user's callbacks that sleep.
 
     Args:
         trainer: The trainer that is about to train.
         module: Its LightningModule.
         snapshot_device: Where copies of the tensors are kept; by default beside the originals.
         start_hooks: Whether to run, and undo, the module's ``on_train_start`` and ``on_train_epoch_start`` too.
+        awake: Classes of callbacks that stay awake. Their hooks of the start and of batches run, and are undone.
 
     Raises:
         RuntimeError: If this Lightning lacks a private name that the trial needs.
@@ -177,20 +194,27 @@ def trial(
         snapshot.replace(trainer.state, stage=trainer.state.stage)
         accumulated = accumulated_batches(trainer)[0]
         snapshot.replace(trainer, fit_loop=loop, should_stop=False, accumulate_grad_batches=accumulated)
-        put_to_sleep(snapshot, trainer, module, _Listener(batches))
+        asleep = sleepers(trainer, awake)
+        put_to_sleep(snapshot, trainer, module, _Listener(batches), awake)
         undo.enter_context(trial_data(real, loop, snapshot))
         # a trainer that detects anomalies would end the job at the NaN that a range test is out to find
         undo.enter_context(torch.autograd.set_detect_anomaly(False))
         undo.enter_context(torch.enable_grad())
-        if start_hooks:
-            for name in _START_HOOKS:
-                getattr(module, name)()
         try:
+            if awake:
+                wake_up(trainer)
+            if start_hooks:
+                for name in _START_HOOKS:
+                    getattr(module, name)()
             yield batches
-        except AttributeError as error:
-            if batches.has_run or start_hooks or not _overrides_start_hooks(module):
+        except Exception as error:
+            if batches.has_run:
                 raise
-            raise StartHooksNeededError(*error.args) from error
+            if asleep:
+                add_note(error, f"Callbacks that sleep during the range test, unless `awake` names them: {asleep}.")
+            if isinstance(error, AttributeError) and not start_hooks and _overrides_start_hooks(module):
+                raise StartHooksNeededError(*error.args) from error
+            raise
 
 
 def _shadow(trainer: Trainer) -> Any:
