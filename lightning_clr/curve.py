@@ -34,6 +34,7 @@ class Curve:
         monitor_mode: Whether lower (``"min"``) or higher (``"max"``) values are better.
         mode: Whether the learning rate was multiplied (``"exponential"``) or raised (``"linear"``) at each step.
         validated: Whether each value took a validation run, so that there is none for most steps.
+        ended_by: What kept the last step from giving a value, which is NaN then; empty if nothing did.
 
     Raises:
         ValueError: If the learning rates do not rise, or are not as many as the values.
@@ -49,6 +50,7 @@ class Curve:
     monitor_mode: Literal["min", "max"] = "min"
     mode: Literal["exponential", "linear"] = "exponential"
     validated: bool = False
+    ended_by: str = ""
 
     def __post_init__(self) -> None:
         require("mode", self.mode, 'be "exponential" or "linear"', lambda name: name in ("exponential", "linear"))

@@ -27,7 +27,7 @@ from lightning_clr.reading import Reading
 from lightning_clr.recorder import Recorder, require_sweepable
 from lightning_clr.result import RangeTestResult
 from lightning_clr.search import Conversation, Search, default_search
-from lightning_clr.settings import Settings
+from lightning_clr.settings import FEWEST_POINTS, Settings
 from lightning_clr.trial.asleep import changers_of_batches, is_one_of, set_up_only
 from lightning_clr.trial.loop import StartHooksNeededError, trial
 from lightning_clr.trial.private import end_of_fit, logs_hyperparameters
@@ -218,7 +218,8 @@ class LRRangeTest(Callback):
                 progress_bar(trainer, answer.num_steps) as advance_bar,  # first: the trainer's bar sleeps in a trial
                 trial(trainer, pl_module, self.snapshot_device, start_hooks, self.awake or ()) as batches,
             ):
-                recorder = Recorder(answer, self.settings, trainer, batches)
+                needed = 0 if curves else FEWEST_POINTS
+                recorder = Recorder(answer, self.settings, trainer, batches, needed)
                 curves.append(recorder.record(advance_bar))
                 answer = _answer(search, curves[-1])
                 while isinstance(answer, SweepPlan) and answer.goes_on:

@@ -3,7 +3,6 @@
 import collections
 import inspect
 import math
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +11,18 @@ from torch import Tensor
 
 from lightning_clr.apply import peak_lrs, peak_momentum
 from lightning_clr.bounds import LRBounds
-from lightning_clr.checks import require
+from lightning_clr.checks import add_note, require
 from lightning_clr.curve import Curve
+from lightning_clr.divergence import Divergence
 from lightning_clr.lightning import Trainer, is_deepspeed, lr_schedulers, torch_optimizers
 from lightning_clr.plan import SweepPlan
 from lightning_clr.scheduler import ScheduleLR, in_place
 from lightning_clr.schedules import Sweep
 from lightning_clr.settings import FEWEST_POINTS, Settings
 from lightning_clr.trial.deepspeed import require_known_zero
-from lightning_clr.trial.loop import Trial
+from lightning_clr.trial.loop import Trial, can_end_in_a_step
+from lightning_clr.trial.signals import is_sigterm
+from lightning_clr.trial.votes import Votes
 
 _PATIENCE = 100  # accumulation windows without an optimizer step
 _LAG = 1  # a GPU, and other ranks, are given this many steps more before they are asked, so that nobody waits
@@ -34,9 +36,17 @@ class Recorder:
         settings: What is recorded, and when the sweep ends early.
         trainer: The trainer that is about to train.
         batches: Where training batches come from.
+        fewest_points: How many values must be recorded before an error of the model is taken for the end of the sweep.
     """
 
-    def __init__(self, plan: SweepPlan, settings: Settings, trainer: Trainer, batches: Trial) -> None:
+    def __init__(
+        self,
+        plan: SweepPlan,
+        settings: Settings,
+        trainer: Trainer,
+        batches: Trial,
+        fewest_points: int = FEWEST_POINTS,
+    ) -> None:
         self.plan = plan
         self.settings = settings
         self.trainer = trainer
@@ -47,15 +57,18 @@ class Recorder:
         self.step = 0
         self.validates = False  # whether a value takes a validation run, which is not made at every step
         self._skips = is_deepspeed(trainer) or getattr(trainer.precision_plugin, "scaler", None) is not None
+        self._fewest_points = fewest_points
+        self._votes = Votes(trainer)
         self._ended = False
-        self._lowest = math.inf
+        self._ended_by = ""
+        self._diverges = Divergence(None if settings.monitor_mode == "max" else settings.stop_factor)
         self._window: list[Tensor] = []  # the values of the batches since the last step
         self._unread = collections.deque[tuple[float, _Value]]()
         self._lag = _LAG if trainer.strategy.root_device.type == "cuda" or trainer.world_size > 1 else 0
         batches.on_optimizer_step = self._apply
 
     def record(self, after_step: Callable[[int], object] = lambda num_steps: None) -> Curve:
-        """All steps until the sweep is through, has diverged, or is ended by the plan.
+        """All steps until the sweep is through, has diverged, is ended by the plan, or by an error of the model.
 
         Args:
             after_step: Called after each step with the number of steps planned.
@@ -66,11 +79,11 @@ class Recorder:
         while self.step < self.plan.num_steps and not self._ended:
             try:
                 self._record_step()
-            except Exception:
-                self._read()
-                if not self._ended or not self._all_ranks_fail:
+            except (Exception, SystemExit) as error:
+                if not self._ends_with(error):
                     raise
-                # the sweep had ended before this step, which was made since values are read late
+            else:
+                self._read(0 if self.validates else self._lag)
             after_step(self.plan.num_steps)
         self._read()
         return self.curve
@@ -86,15 +99,32 @@ class Recorder:
     @property
     def curve(self) -> Curve:
         """What has been recorded so far."""
-        return Curve(self.lrs, self.values, self.settings.monitor_mode, self.plan.mode, self.validates)
+        return Curve(self.lrs, self.values, self.settings.monitor_mode, self.plan.mode, self.validates, self._ended_by)
 
     @property
-    def _all_ranks_fail(self) -> bool:
-        """Whether an error in the step after the last is one of all ranks: NaN has come into the weights of all.
+    def _lr(self) -> float:
+        """The learning rate of the present step."""
+        first = self.schedulers[0]
+        return first.schedule.lr(self.step, self.plan.num_steps, first.bounds)
 
-        Where one alone may have failed, it must not leave the others waiting for it.
+    def _ends_with(self, error: BaseException) -> bool:
+        """Whether an error in a step is the end of the sweep: there is enough to read, and no rank is without it.
+
+        The sweep may have ended before this step, which was made since values are read late.
         """
-        return self.trainer.world_size == 1 or not (self._skips or math.isfinite(self.values[-1]))
+        if is_sigterm(error):
+            return False
+        self._read()
+        if not self._ended and len(self.values) < self._fewest_points:
+            add_note(error, f"This was step {self.step + 1} of the range test, at a learning rate of {self._lr:.2g}.")
+            return False
+        if not (can_end_in_a_step(self.trainer) and self._votes.all_fail(self.step)):
+            return False
+        if not self._ended:
+            self.lrs.append(self._lr)
+            self.values.append(math.nan)
+            self._ended, self._ended_by = True, _in_one_line(error)
+        return True
 
     def _record_step(self) -> None:
         """One optimizer step, over as many batches as it accumulates."""
@@ -145,9 +175,7 @@ class Recorder:
                     f" set `monitor` to one of the logged metrics: {sorted(self.trial.names)}."
                 )
             return False
-        first = self.schedulers[0]
-        self._unread.append((first.schedule.lr(self.step, self.plan.num_steps, first.bounds), read))
-        self._read(0 if self.validates else self._lag)
+        self._unread.append((self._lr, read))
         return True
 
     def _read(self, lag: int = 0) -> None:
@@ -160,7 +188,8 @@ class Recorder:
             self.lrs.append(lr)
             self.values.append(float(value))
             ends_when = self.plan.ends_when
-            self._ended = self._has_diverged() or (ends_when is not None and ends_when(self.curve))
+            diverged = self._diverges(self.values[-1])
+            self._ended = diverged or (ends_when is not None and ends_when(self.curve))
 
     def _monitored(self, loss: Tensor | None) -> Tensor | None:
         """The value of the batch just run; ``None`` without one, a placeholder if validation is what counts."""
@@ -200,15 +229,11 @@ class Recorder:
         for scheduler in self.schedulers:
             scheduler.apply()
 
-    def _has_diverged(self) -> bool:
-        if not math.isfinite(self.values[-1]):
-            return True
-        if self.settings.stop_factor is None or self.settings.monitor_mode == "max":
-            return False
-        recent = statistics.median(self.values[-5:])  # a single noisy batch is no divergence
-        self._lowest = min(self._lowest, recent)
-        untrained = max(self.values[:5])
-        return recent > max(self._lowest + (self.settings.stop_factor - 1) * abs(self._lowest), untrained)
+
+def _in_one_line(error: BaseException) -> str:
+    """An error's class and the beginning of its message."""
+    message = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {message[:100]}" if message else type(error).__name__
 
 
 class _Value:

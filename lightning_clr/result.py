@@ -98,7 +98,8 @@ class RangeTestResult:
     def values(self) -> list[float]:
         """The monitored value at each of them, raw, averaged over accumulated batches and over ranks, ``[n]``.
 
-        The last one is NaN or infinite if the test ended there.
+        The last one is NaN or infinite if the test ended there; ``curves[0].ended_by`` tells if an error of the model
+        has ended it.
         """
         return list(self.curves[0].values)
 
@@ -151,7 +152,8 @@ class RangeTestResult:
     def summary(self) -> str:
         """The outcome in one line."""
         steps = " + ".join(str(len(curve.lrs)) for curve in self.curves if curve.lrs)
-        steps = f"({steps} steps, {self.monitor})"
+        ended_by = "".join(f", ended by {curve.ended_by}" for curve in self.curves if curve.ended_by)
+        steps = f"({steps} steps, {self.monitor}{ended_by})"
         if self.bounds is None:
             return f"LR range test: no bounds, since {self.reason} {steps}"
         return f"LR range test: base_lr={self.bounds.base_lr:.2g}, max_lr={self.bounds.max_lr:.2g} {steps}"

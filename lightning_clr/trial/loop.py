@@ -217,6 +217,13 @@ def trial(
             raise
 
 
+def can_end_in_a_step(trainer: Trainer) -> bool:
+    """Whether a step that fails halfway is undone as well: a module in shards may be left with its layers gathered."""
+    if trainer.world_size == 1:
+        return not is_deepspeed(trainer)
+    return isinstance(trainer.strategy.model, DistributedDataParallel)
+
+
 def _shadow(trainer: Trainer) -> Any:
     """A fresh fit loop of the trainer's own class."""
     real = trainer.fit_loop

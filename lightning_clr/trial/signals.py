@@ -64,3 +64,8 @@ def raise_on_sigterm(trainer: Trainer) -> None:
         return
     if trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False):
         raise lightning_name(trainer, "utilities.exceptions", "SIGTERMException")()
+
+
+def is_sigterm(error: BaseException) -> bool:
+    """Whether an error is Lightning's answer to SIGTERM."""
+    return any(kind.__name__ == "SIGTERMException" for kind in type(error).__mro__)
