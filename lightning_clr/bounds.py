@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
-from lightning_clr.checks import require
+from lightning_clr.checks import Frozen, require
 
 
 @dataclass(frozen=True)
-class LRBounds:
+class LRBounds(metaclass=Frozen):
     """Lower and upper learning rate of a cycle (Smith 2017, https://arxiv.org/abs/1506.01186, section 3).
 
     With several parameter groups these are the bounds of the group with the largest learning rate; every other group

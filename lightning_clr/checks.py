@@ -1,7 +1,44 @@
-"""How a bad value is refused: what was expected, what came, what to do."""
+"""How a bad value is refused: what was expected, what came, what to do; and how a frozen one is."""
 
+import functools
+from abc import ABCMeta
 from collections.abc import Callable
 from typing import Any
+
+_NOTHING = object()
+
+
+class Frozen(ABCMeta):
+    """The metaclass of frozen dataclasses that may be assigned what they hold already.
+
+    That is how Lightning copies hyper-parameters (``apply_to_collection``) before it writes ``hparams.yaml`` where
+    omegaconf is installed. The dataclass decorator writes ``__setattr__`` into each class, also into those that users
+    derive: only a metaclass sees them all.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Point(metaclass=Frozen):
+        ...     x: float
+        >>> point = Point(0.5)
+        >>> point.x = point.x
+        >>> point.x = 1.0
+        Traceback (most recent call last):
+        ...
+        dataclasses.FrozenInstanceError: cannot assign to field 'x'
+    """
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        super().__setattr__(name, _unless_held(value) if name == "__setattr__" else value)
+
+
+def _unless_held(refuse: Callable[[Any, str, Any], None]) -> Callable[[Any, str, Any], None]:
+    @functools.wraps(refuse)
+    def assign(owner: Any, name: str, value: Any) -> None:
+        if getattr(owner, name, _NOTHING) is not value:
+            refuse(owner, name, value)
+
+    return assign
 
 
 def require(

@@ -6,16 +6,16 @@ neither torch nor Lightning; :class:`~lightning_clr.ScheduleLR` applies it to an
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lightning_clr.bounds import LRBounds
-from lightning_clr.checks import require
+from lightning_clr.checks import Frozen, require
 
 
-class Schedule(ABC):
+class Schedule(metaclass=Frozen):
     """A learning rate policy: frozen, picklable, without state.
 
     Subclass it for a policy of your own; :meth:`lr` is all that it must have.
