@@ -1,6 +1,5 @@
 """Hands the bounds that a range test has found to whatever drives the learning rate of a live training."""
 
-import contextlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -89,30 +88,6 @@ def apply_bounds(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bou
             scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
     scheduled = any(_drivers(optimizer, schedulers) for optimizer in optimizers)
     return bounds.max_lr if scheduled else constant_lr(bounds)
-
-
-def update_hyperparameters(pl_module: Any, bounds: LRBounds, lr: float) -> dict[str, Any]:
-    """Make attributes and saved hyper-parameters tell what is in force.
-
-    Args:
-        pl_module: The LightningModule. Its ``lr_bounds`` is set if it is None or LRBounds, its ``lr`` and
-            ``learning_rate`` if they are numbers; hyper-parameters of these names are updated where they exist.
-        bounds: The bounds in force.
-        lr: What :func:`apply_bounds` has returned.
-
-    Returns:
-        The hyper-parameters that have changed, which loggers may show as they were.
-    """
-    kinds = {"lr": int | float, "learning_rate": int | float, "lr_bounds": LRBounds | None}
-    truth = {"lr": lr, "learning_rate": lr, "lr_bounds": bounds}
-    for name, kind in kinds.items():
-        with contextlib.suppress(Exception):  # a property, which may read the hyper-parameter
-            if isinstance(getattr(pl_module, name), kind):
-                setattr(pl_module, name, truth[name])
-    hparams = pl_module.hparams
-    changed = {name: value for name, value in truth.items() if name in hparams and hparams[name] != value}
-    hparams.update(changed)
-    return changed
 
 
 def peak_momentum(optimizer: Optimizer, schedulers: Sequence[Any]) -> float | None:

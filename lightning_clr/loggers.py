@@ -18,16 +18,25 @@ from lightning_clr.files import NAME, figure_of, write_files
 from lightning_clr.result import COLUMNS, RangeTestResult
 
 
-def log_hyperparameters(loggers: Sequence[Any], params: Mapping[str, Any]) -> None:
+def log_hyperparameters(loggers: Sequence[Any], params: Mapping[str, Any]) -> dict[str, str]:
     """Log hyper-parameters that have changed; one process alone may do so.
 
     Args:
-        loggers: Lightning's loggers. One that refuses is warned about.
+        loggers: Lightning's loggers.
         params: Hyper-parameters by name.
+
+    Returns:
+        What loggers that have refused say, by the name of their class: some trackers let no parameter change.
     """
+    refusals = {}
     for logger in loggers if params else ():
-        with _or_warn(f"{type(logger).__name__} still shows the old {', '.join(params)}"):
+        try:
             _log_hyperparameters(logger, params)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            refusals[type(logger).__name__] = str(error)
+    return refusals
 
 
 def log_result(loggers: Sequence[Any], result: RangeTestResult) -> None:
@@ -157,5 +166,7 @@ def _points(result: RangeTestResult) -> Iterator[tuple[str, int, float]]:
 def _or_warn(what: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever a library may raise, training goes on
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a library may raise, training goes on
         warnings.warn(f"{what}: {error}", stacklevel=4)

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_clr.apply import apply_bounds, update_hyperparameters
+from lightning_clr.apply import apply_bounds
 from lightning_clr.checks import require
 from lightning_clr.curve import Curve
+from lightning_clr.hyperparameters import Told, never_an_error, update_hyperparameters
 from lightning_clr.lightning import (
     Callback,
     LightningModule,
@@ -30,7 +31,7 @@ from lightning_clr.search import Conversation, Search, default_search
 from lightning_clr.settings import FEWEST_POINTS, Settings
 from lightning_clr.trial.asleep import changers_of_batches, is_one_of, set_up_only
 from lightning_clr.trial.loop import StartHooksNeededError, trial
-from lightning_clr.trial.private import end_of_fit, logs_hyperparameters
+from lightning_clr.trial.private import end_of_fit, has_hparams_of_config, logs_hyperparameters
 from lightning_clr.trial.signals import signals_held
 from lightning_clr.trial.snapshot import Snapshot
 
@@ -255,12 +256,34 @@ class LRRangeTest(Callback):
             rank_zero_warn(f"{result.summary()}. The configured learning rate is kept.")
 
     def _update_hyperparameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the module and its hyper-parameters know the bounds in force."""
-        if self.result is not None and self.result.bounds is not None:
-            changed = update_hyperparameters(pl_module, self.result.bounds, self._lr)
-            if logs_hyperparameters(pl_module):
-                with _loggers(trainer) as loggers:
-                    log_hyperparameters(loggers, changed)
+        """Let the module and its hyper-parameters know the bounds in force, and say so if they do not."""
+        if self.result is None or self.result.bounds is None:
+            return
+        in_config, refusals = False, dict[str, str]()
+        with never_an_error():
+            in_config = has_hparams_of_config(pl_module)
+        told = update_hyperparameters(pl_module, self.result.bounds, self._lr, in_config)
+        if logs_hyperparameters(pl_module):
+            with _loggers(trainer) as loggers:
+                refusals = log_hyperparameters(loggers, told.changed)
+        if trainer.strategy.broadcast(refusals):  # or whoever logs the hyper-parameters next would meet the error
+            told.take_back(pl_module)
+        problem = _untold(pl_module, told, refusals)
+        if problem:
+            say = rank_zero_warn if told.has_hparams else rank_zero_info  # which claim to be what training was given
+            say(f"LR range test: {problem}. The learning rate in force is {self._lr:.4g}.")
+
+
+def _untold(pl_module: LightningModule, told: Told, refusals: dict[str, str]) -> str:
+    """Who does not tell the learning rate in force, if anybody."""
+    problems = [f"{name} still shows the old {', '.join(told.changed)}: {error}" for name, error in refusals.items()]
+    if refusals:
+        problems.append("the module's hyper-parameters are left as they are, too")
+    if told.left:
+        problems.append(f"left as they are, where a number cannot take their place: {', '.join(told.left)}")
+    if not told.is_known:
+        problems.append(f"no attribute or hyper-parameter of {type(pl_module).__name__} tells the learning rate")
+    return "; ".join(problems)
 
 
 def lr_range_test(

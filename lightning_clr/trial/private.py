@@ -48,3 +48,8 @@ def end_of_fit(trainer: Trainer) -> Exception:
 def logs_hyperparameters(module: LightningModule) -> bool:
     """Whether a module wants its hyper-parameters in the loggers."""
     return bool(module._log_hyperparams)
+
+
+def has_hparams_of_config(module: LightningModule) -> bool:
+    """Whether a module's hyper-parameters are the command line's, which holds what it makes as configuration."""
+    return "_instantiator" in module.hparams
