@@ -1,6 +1,7 @@
 """Leslie Smith's LR range test as a Lightning callback and as a function."""
 
 import math
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -9,6 +10,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_clr.apply import apply_bounds
+from lightning_clr.bounds import LRBounds
 from lightning_clr.checks import require
 from lightning_clr.curve import Curve
 from lightning_clr.hyperparameters import Told, never_an_error, update_hyperparameters
@@ -32,6 +34,7 @@ from lightning_clr.settings import FEWEST_POINTS, Settings
 from lightning_clr.trial.asleep import changers_of_batches, is_one_of, set_up_only
 from lightning_clr.trial.loop import StartHooksNeededError, trial
 from lightning_clr.trial.private import end_of_fit, has_hparams_of_config, logs_hyperparameters
+from lightning_clr.trial.processes import let_processes_end_early, send_home
 from lightning_clr.trial.signals import signals_held
 from lightning_clr.trial.snapshot import Snapshot
 
@@ -137,6 +140,7 @@ class LRRangeTest(Callback):
         self.snapshot_device = snapshot_device
         self.search: Search = search or default_search
         self.result: RangeTestResult | None = None
+        self.key = uuid.uuid4().hex  # in all processes of a job
         self._lr = math.nan  # that the module was told
         self._resumes = False
         self._configured_lrs: list[list[Any]] = []
@@ -171,6 +175,13 @@ class LRRangeTest(Callback):
             with signals_held(trainer):  # until a checkpoint would hold the bounds
                 self.result = self.run(trainer, pl_module)
                 self._hand_over(trainer, pl_module, self.result)
+        send_home(trainer, self.key, self.state_dict())
+
+    def receive(self, trainer: Trainer, news: dict[str, Any]) -> None:
+        """Take, in the process that has launched others, what they have found."""
+        self.load_state_dict(news)
+        if self.result is not None and self.result.bounds is not None:
+            self._update_module(trainer.lightning_module, self.result.bounds)
 
     def run(self, trainer: Trainer, pl_module: LightningModule) -> RangeTestResult:
         """Measure, undo all steps, and read the curves; for a trainer that is about to train.
@@ -259,10 +270,7 @@ class LRRangeTest(Callback):
         """Let the module and its hyper-parameters know the bounds in force, and say so if they do not."""
         if self.result is None or self.result.bounds is None:
             return
-        in_config, refusals = False, dict[str, str]()
-        with never_an_error():
-            in_config = has_hparams_of_config(pl_module)
-        told = update_hyperparameters(pl_module, self.result.bounds, self._lr, in_config)
+        told, refusals = self._update_module(pl_module, self.result.bounds), dict[str, str]()
         if logs_hyperparameters(pl_module):
             with _loggers(trainer) as loggers:
                 refusals = log_hyperparameters(loggers, told.changed)
@@ -272,6 +280,12 @@ class LRRangeTest(Callback):
         if problem:
             say = rank_zero_warn if told.has_hparams else rank_zero_info  # which claim to be what training was given
             say(f"LR range test: {problem}. The learning rate in force is {self._lr:.4g}.")
+
+    def _update_module(self, pl_module: LightningModule, bounds: LRBounds) -> Told:
+        in_config = False
+        with never_an_error():
+            in_config = has_hparams_of_config(pl_module)
+        return update_hyperparameters(pl_module, bounds, self._lr, in_config)
 
 
 def _untold(pl_module: LightningModule, told: Told, refusals: dict[str, str]) -> str:
@@ -331,11 +345,12 @@ def only_test(
     with Snapshot() as snapshot:  # setting up data and model draws random numbers; callbacks may freeze layers
         snapshot.add(model)
         set_up_only(snapshot, trainer, only)
+        let_processes_end_early(snapshot, trainer)
         trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)
     if only.result is None:
         raise ValueError(
             "The range test could not start: the trainer has nothing to train on (check `limit_train_batches`,"
-            " `max_epochs` and `max_steps`), or has trained before, or runs its processes by spawning."
+            " `max_epochs` and `max_steps`), or has trained before."
         )
     return only.result
 
@@ -367,6 +382,7 @@ class _OnlyTest(Callback):
 
     def __init__(self, test: LRRangeTest) -> None:
         self.test = test
+        self.key = test.key
         self.result: RangeTestResult | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -376,4 +392,8 @@ class _OnlyTest(Callback):
         if trainer.global_step == 0:
             with signals_held(trainer):
                 self.result = self.test.run(trainer, pl_module)
+            send_home(trainer, self.key, self.result.state_dict())
         raise end_of_fit(trainer)
+
+    def receive(self, trainer: Trainer, news: dict[str, Any]) -> None:
+        self.result = RangeTestResult.from_state_dict(news)

@@ -246,7 +246,7 @@ class _Value:
     def __init__(self, value: Tensor | None, trainer: Trainer) -> None:
         self._is_mine = value is not None
         self._wait: Callable[[], object] = lambda: None
-        self._sent = value if trainer.world_size == 1 else self._sum(value, trainer.strategy.root_device)
+        self._sent = value if trainer.world_size == 1 else self._sum(value, trainer.strategy)
         if self._sent is not None and self._sent.is_cuda:
             stream = torch.cuda.current_stream(self._sent.device)
             self._sent = self._sent.to("cpu", non_blocking=True)
@@ -254,13 +254,15 @@ class _Value:
             arrival.record(stream)
             self._wait = arrival.synchronize
 
-    def _sum(self, value: Tensor | None, device: torch.device) -> Tensor:
+    def _sum(self, value: Tensor | None, strategy: Any) -> Any:
         """Over the ranks, their values and the number of them: one small tensor; a strategy's ``reduce`` makes two."""
-        sums = torch.zeros(2, dtype=torch.float32, device=device)
+        sums = torch.zeros(2, dtype=torch.float32, device=strategy.root_device)
         if value is not None:
             sums = torch.stack([value, torch.ones_like(value)])
+        if not _has_process_group():
+            return strategy.reduce(sums, reduce_op="sum")
         work = torch.distributed.all_reduce(sums, async_op=True)
-        if device.type == "cpu":
+        if sums.device.type == "cpu":
             self._wait = work.wait
         else:
             work.wait()  # the stream does, with NCCL, not the host
@@ -278,6 +280,10 @@ class _Value:
     def _arrived(self) -> Any:
         self._wait()
         return self._sent
+
+
+def _has_process_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _schedulers(trainer: Trainer, plan: SweepPlan) -> list[ScheduleLR]:
@@ -307,7 +313,7 @@ def require_sweepable(trainer: Trainer) -> None:
 
     Raises:
         ValueError: If there is no optimizer with a learning rate, one that drives the training step itself, or
-            a strategy whose state cannot be restored.
+            a strategy whose state cannot be restored, or that cannot add up numbers of all ranks.
     """
     optimizers = torch_optimizers(trainer)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
@@ -325,3 +331,22 @@ def require_sweepable(trainer: Trainer) -> None:
                 " training step itself, several times a step. Choose another optimizer, or remove `LRRangeTest`."
             )
     require_known_zero(trainer)
+    if trainer.world_size > 1 and not _has_process_group():
+        _require_reduction(trainer)
+
+
+def _require_reduction(trainer: Trainer) -> None:
+    """Refuse a strategy of its own kind that does not add up, since all ranks must decide alike."""
+    strategy, counted = trainer.strategy, None
+    try:
+        counted = float(strategy.reduce(torch.ones((), device=strategy.root_device), reduce_op="sum"))
+    except Exception as error:
+        problem: object = error
+    else:
+        problem = counted
+    if counted != trainer.world_size:
+        raise ValueError(
+            f'A range test needs the mean over all {trainer.world_size} ranks, but `reduce(…, reduce_op="sum")` of'
+            f" {type(strategy).__name__}, which does without torch.distributed, gives {problem!r} for a one from each."
+            " Choose another strategy, or remove `LRRangeTest` and set the bounds."
+        )
