@@ -10,6 +10,7 @@ from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
@@ -71,7 +72,8 @@ class CLRCLI(LightningCLI):
 
     def setup_parser(self, add_subcommands: bool, main_kwargs: Any, subparser_kwargs: Any) -> None:
         """Let LightningCLI find the subcommand's method where it looks for it, in the trainer's class."""
-        of_range_test = {**subparser_kwargs.get("range_test", {}), "prints_json": True}
+        of_fit = {name: value for name, value in subparser_kwargs.get("fit", {}).items() if name != "description"}
+        of_range_test = {**of_fit, **subparser_kwargs.get("range_test", {}), "prints_json": True}
         trainer_class: Any = _class_made_by(self.trainer_class)
         trainer_class.range_test = range_test
         try:
@@ -87,6 +89,18 @@ class CLRCLI(LightningCLI):
                 "--json", action="store_true", help="Print one JSON object, and nothing else on stdout (type: flag)"
             )
         return parser
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Tell whose bounds count where training resumes; Lightning then takes the flags' for the checkpoint's own."""
+        super().parse_arguments(parser, args)
+        self.subcommand = self.config.get("subcommand")
+        ckpt_path = self._value("ckpt_path") if self.subcommand == "fit" else None
+        for flag in ("lr_bounds", *_BOUNDS_OF_MODEL):
+            if ckpt_path is not None and self._value(flag) is not None:
+                rank_zero_warn(
+                    f"--{flag}: training resumes from --ckpt_path={ckpt_path}, where the checkpoint's bounds count and"
+                    " not these. To train between these, start without --ckpt_path."
+                )
 
     def add_default_arguments_to_parser(self, parser: Any) -> None:
         """Add ``--schedule`` and ``--lr_bounds``."""
