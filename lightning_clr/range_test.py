@@ -2,7 +2,8 @@
 
 import math
 import uuid
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -142,12 +143,19 @@ class LRRangeTest(Callback):
         self.result: RangeTestResult | None = None
         self.key = uuid.uuid4().hex  # in all processes of a job
         self._lr = math.nan  # that the module was told
+        self._module: Callable[[], LightningModule | None] | None = None  # that the result is of
         self._resumes = False
         self._configured_lrs: list[list[Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Come first among the callbacks, so that none has acted on the configured learning rate yet."""
+        """Come first among the callbacks, so that none has acted on the configured learning rate yet.
+
+        What was found for another module is forgotten, before a checkpoint may bring what was found for this one.
+        """
         if stage == "fit":  # a new list: the present one is being iterated over
+            if self._module is not None and self._module() is not pl_module:
+                self.result, self._lr = None, math.nan
+            self._module = weakref.ref(pl_module)
             trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,7 +189,11 @@ class LRRangeTest(Callback):
         """Take, in the process that has launched others, what they have found."""
         self.load_state_dict(news)
         if self.result is not None and self.result.bounds is not None:
+            self._module = weakref.ref(trainer.lightning_module)
             self._update_module(trainer.lightning_module, self.result.bounds)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_module": None}  # a weak reference cannot be pickled
 
     def run(self, trainer: Trainer, pl_module: LightningModule) -> RangeTestResult:
         """Measure, undo all steps, and read the curves; for a trainer that is about to train.
@@ -344,6 +356,8 @@ def only_test(
     only = _OnlyTest(test)
     with Snapshot() as snapshot:  # setting up data and model draws random numbers; callbacks may freeze layers
         snapshot.add(model)
+        snapshot.add(datamodule)
+        snapshot.add(train_dataloaders)  # which may be a data module, too
         set_up_only(snapshot, trainer, only)
         let_processes_end_early(snapshot, trainer)
         trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)

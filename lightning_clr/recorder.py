@@ -165,6 +165,7 @@ class Recorder:
             value = sum(window[1:], window[0]) / len(window) if window else None
         elif self.step % self.settings.val_every_n_steps == 0 or self.step == self.plan.num_steps - 1:
             value = self._logged(self.trial.validate())
+            self._require_enough_validations()
         else:
             return True
         read = _Value(value, self.trainer)
@@ -198,18 +199,18 @@ class Recorder:
         value = self.trial.logged(self.settings.monitor)
         if value is not None:
             return self._scalar(value)
-        if self.step == 0 and not self.validates:
-            self.validates = True
-            self._logged(self.trial.validate())
-            points = 1 + math.ceil((self.plan.num_steps - 1) / self.settings.val_every_n_steps)
-            require(
-                "val_every_n_steps",
-                self.settings.val_every_n_steps,
-                f"give at least {FEWEST_POINTS} points",
-                lambda _: points >= FEWEST_POINTS,
-                f"Validating that often in {self.plan.num_steps} steps gives {points}: lower it, or raise `num_steps`.",
-            )
+        self.validates |= self.step == 0
         return torch.zeros((), device=self.trainer.strategy.root_device)
+
+    def _require_enough_validations(self) -> None:
+        points = 1 + math.ceil((self.plan.num_steps - 1) / self.settings.val_every_n_steps)
+        require(
+            "val_every_n_steps",
+            self.settings.val_every_n_steps,
+            f"give at least {FEWEST_POINTS} points",
+            lambda _: points >= FEWEST_POINTS,
+            f"Validating that often in {self.plan.num_steps} steps gives {points}: lower it, or raise `num_steps`.",
+        )
 
     def _logged(self, metrics: dict[str, Tensor]) -> Tensor:
         name, names = self.settings.monitor, self.trial.names | metrics.keys()

@@ -151,12 +151,12 @@ class RangeTestResult:
 
     def summary(self) -> str:
         """The outcome in one line."""
-        steps = " + ".join(str(len(curve.lrs)) for curve in self.curves if curve.lrs)
+        lengths = " + ".join(str(len(curve.lrs)) for curve in self.curves if curve.lrs)
         ended_by = "".join(f", ended by {curve.ended_by}" for curve in self.curves if curve.ended_by)
-        steps = f"({steps} steps, {self.monitor}{ended_by})"
+        steps = f" ({lengths} steps, {self.monitor}{ended_by})" if lengths else ""
         if self.bounds is None:
-            return f"LR range test: no bounds, since {self.reason} {steps}"
-        return f"LR range test: base_lr={self.bounds.base_lr:.2g}, max_lr={self.bounds.max_lr:.2g} {steps}"
+            return f"LR range test: no bounds, since {self.reason}{steps}"
+        return f"LR range test: base_lr={self.bounds.base_lr:.2g}, max_lr={self.bounds.max_lr:.2g}{steps}"
 
     def rows(self) -> Iterator[tuple[int, float, float, float | None, int]]:
         """The curves as a table with columns ``step, lr, value, smoothed, sweep``, the second sweep below the first.

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -104,6 +105,8 @@ class Snapshot:
 
     def add_attributes(self, owner: Any) -> None:
         """Remember which objects the attributes of ``owner`` are, without looking into them."""
+        if isinstance(owner, LazyModuleMixin):  # becomes another class when it learns its shapes
+            self._undo.append(functools.partial(setattr, owner, "__class__", type(owner)))
         if hasattr(owner, "__dict__"):
             self._undo.append(functools.partial(_put_back_items, vars(owner), dict(vars(owner))))
         for name, value in self._slots(owner).items():
@@ -115,10 +118,8 @@ class Snapshot:
                 self._undo.append(functools.partial(_put_back_array, value, value.copy()))
             return
         if is_lazy(value):
-            raise ValueError(
-                "The module has lazy parameters that are not initialized: they cannot be restored. Run one dummy"
-                " forward pass before training, as Lightning asks for too."
-            )
+            self._undo.append(functools.partial(_make_lazy_again, value, type(value), value.data))
+            return
         if value.is_inference() or (value.requires_grad and not value.is_leaf):
             return  # cannot be written in place; whoever holds it is given the same object back
         copy = None if _is_under_parameters(value) else self._copy(local_shard(value))
@@ -323,6 +324,12 @@ def _put_back_sequence(sequence: Any, items: list[Any]) -> None:
 
 def _put_back_array(array: Any, copy: Any) -> None:
     array[...] = copy
+
+
+def _make_lazy_again(parameter: Any, kind: type, data: Tensor) -> None:
+    if type(parameter) is not kind:  # has learned its shape
+        parameter.data, parameter.grad = data, None
+        parameter.__class__ = kind
 
 
 def _put_back_tensor(tensor: Tensor, copy: Tensor | None, requires_grad: bool, attributes: dict[str, Any]) -> None:
