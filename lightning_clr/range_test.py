@@ -353,11 +353,12 @@ def only_test(
     package_of(trainer)  # refuses what is no trainer
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise ValueError("`lr_range_test` needs real steps, but the trainer is set to `fast_dev_run`. Turn it off.")
-    only = _OnlyTest(test)
-    with Snapshot() as snapshot:  # setting up data and model draws random numbers; callbacks may freeze layers
+    # setting up data and model draws random numbers, fills attributes and lazy layers; callbacks may freeze layers
+    with Snapshot(users=(model, datamodule), on_write=True) as snapshot:
         snapshot.add(model)
         snapshot.add(datamodule)
         snapshot.add(train_dataloaders)  # which may be a data module, too
+        only = _OnlyTest(test, snapshot)
         set_up_only(snapshot, trainer, only)
         let_processes_end_early(snapshot, trainer)
         trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)
@@ -394,17 +395,22 @@ def _is_device(name: Any) -> bool:
 class _OnlyTest(Callback):
     """Ends ``fit`` when the test is over."""
 
-    def __init__(self, test: LRRangeTest) -> None:
+    def __init__(self, test: LRRangeTest, snapshot: Snapshot) -> None:
         self.test = test
         self.key = test.key
+        self.snapshot = snapshot
         self.result: RangeTestResult | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A spawned process has nothing of the one that launched it to put back."""
+        return {**vars(self), "snapshot": Snapshot()}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         type(self.test).on_fit_start(self.test, trainer, pl_module)  # which sleeps if it is among the callbacks
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
-            with signals_held(trainer):
+            with signals_held(trainer), self.snapshot.lent():
                 self.result = self.test.run(trainer, pl_module)
             send_home(trainer, self.key, self.result.state_dict())
         raise end_of_fit(trainer)

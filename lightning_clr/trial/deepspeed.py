@@ -43,7 +43,7 @@ def remember_zero(snapshot: Snapshot, engine: Any) -> None:
     """
     parameters = list(engine.module.parameters())
     for part in (engine, *map(vars, parameters)):
-        snapshot.add(part, data=True)
+        snapshot.add(part, tensors=False)
     for name in _LASTING[type(engine.optimizer).__name__]:
         snapshot.add(getattr(engine.optimizer, name))
     snapshot.add([getattr(parameter, name, None) for parameter in parameters for name in _SHARDS])

@@ -261,6 +261,7 @@ class _Listener(Callback):
 def _remember(snapshot: Snapshot, trainer: Trainer, module: LightningModule) -> None:
     """Everything outside the loops that training batches can change."""
     strategy = trainer.strategy
+    remember_data(snapshot, trainer)
     snapshot.add(module)
     if is_deepspeed(trainer):
         remember_zero(snapshot, strategy.model)
@@ -269,11 +270,10 @@ def _remember(snapshot: Snapshot, trainer: Trainer, module: LightningModule) -> 
     for part in (strategy, strategy.precision_plugin, *strategy._lightning_optimizers):
         snapshot.add_attributes(part)
     snapshot.add(getattr(strategy.precision_plugin, "scaler", None))
-    for name in ("_ddp_comm_state", "_model_averager"):
-        if getattr(strategy, name, None) is not None:
-            snapshot.add_attributes(getattr(strategy, name))
+    hooks = [state for _, state in getattr(strategy.model, "_comm_hooks", ())]  # of the DDP wrapper
+    for part in (getattr(strategy, "_ddp_comm_state", None), getattr(strategy, "_model_averager", None), *hooks):
+        snapshot.add(part)
     snapshot.add(trainer.datamodule)  # type: ignore[attr-defined]
-    remember_data(snapshot, trainer)
 
 
 def _moved_once(results: Any) -> Any:

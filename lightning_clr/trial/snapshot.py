@@ -1,38 +1,74 @@
 """Remembers what training steps can change, and puts it back into the same objects.
 
-Copies live in memory, hold only this process's shard of a tensor and need no communication. Objects are walked
-through their attributes and containers: modules, optimizers, learning rate schedulers, gradient scalers, samplers and
-the user's own classes. Everything else (trainers, loggers, files, threads, third-party objects) is kept by reference
-and not looked into.
+Copies live in memory, hold only this process's shard of a tensor and need no communication. Objects of all classes are
+walked through their attributes and containers. What cannot be put back is left alone as a whole, and named in a warning
+if it has changed: what holds files, threads or processes, and iterators. Trainers, loggers and torch's own machinery
+are kept by reference and not looked into.
 """
 
-import argparse
-import collections
 import functools
 import os
 import random
-import site
-import sys
-import sysconfig
-from collections.abc import Callable, Iterable
-from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace, TracebackType
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from types import TracebackType
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import Dataset, Sampler
+
+from lightning_clr.trial.containers import container_state as _container_state
+from lightning_clr.trial.containers import members_of, put_back_members, put_back_object
+from lightning_clr.trial.kinds import (
+    HANDLES,
+    Kind,
+    Kinds,
+    Standing,
+    attributes_of,
+    elements_of,
+    glance,
+    inside,
+    is_like,
+    progress_of,
+)
+from lightning_clr.trial.randomness import generator_state as _generator_state
+from lightning_clr.trial.randomness import rng_state, same_rng_state, set_rng_state
+from lightning_clr.trial.tensors import array_state as _array_state
+from lightning_clr.trial.tensors import (
+    copied_on_write,
+    is_array,
+    is_as_copied,
+    is_rarely_written,
+    local_shard,
+    put_back_lazy,
+)
+from lightning_clr.trial.tensors import put_back_tensor as _put_back_tensor
+
+__all__ = ["Snapshot", "local_shard", "rng_state", "same_rng_state", "set_rng_state"]
 
 _TENSOR_ATTRIBUTES = ("grad", "_backward_hooks", "_post_accumulate_grad_hooks")
-_HELD = SimpleNamespace | argparse.Namespace | collections.UserDict | collections.UserList  # type: ignore[type-arg]
-_LIBRARIES = {"torch", "lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "lightning_clr"}
-_ENGINES = {"deepspeed"}  # looked into without copies of tensors: `remember_zero` names those that outlive a step
-_CONSTANTS = {type(None), bool, int, float, str, bytes, torch.dtype, torch.device}
-_CONTAINERS = {dict, collections.OrderedDict, list, set}
-_LARGE = 10_000  # a longer container holds data: its elements are kept, not looked into
+_CONSTANTS = {type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size}
+_EMPTY = {dict, OrderedDict, list, set}
+_MANY = 100  # a longer container is looked into last
+_ALLOWANCE = 1_000  # objects that each module or optimizer may hold beyond the budget
+_TOLD: "weakref.WeakKeyDictionary[nn.Module, set[str]]" = weakref.WeakKeyDictionary()
+
+
+class Depth(IntEnum):
+    """How far a snapshot goes."""
+
+    ALL = 0
+    NO_TENSORS = 1
+    DATA = 2
+
+
+_BUDGETS = {Depth.ALL: 100_000, Depth.NO_TENSORS: 1_000_000, Depth.DATA: 10_000}
+"""How many objects are looked into. What is beyond is data: kept by reference."""
 
 
 class Snapshot:
@@ -40,7 +76,8 @@ class Snapshot:
 
     Args:
         device: Where copies of tensors are kept; by default beside the original.
-        users: Objects whose packages count as the user's own code, also where they are installed.
+        users: The module, and other objects whose packages count as the user's own code, also where they are installed.
+        on_write: Whether to copy no tensor before it is written to, where torch can tell. For code that rarely writes.
 
     Example:
         >>> class Counter(nn.Module):
@@ -53,12 +90,20 @@ class Snapshot:
         ()
     """
 
-    def __init__(self, device: torch.device | str | None = None, users: Iterable[object] = ()) -> None:
+    def __init__(
+        self, device: torch.device | str | None = None, users: Iterable[object] = (), on_write: bool = False
+    ) -> None:
         self.device = device
-        self._users_packages = {kind.__module__.partition(".")[0] for value in users for kind in type(value).__mro__}
-        self._is_walked_class = functools.cache(self._looks_into)
+        self.on_write = on_write
+        users = tuple(users)
+        self._module = next((user for user in users if isinstance(user, nn.Module)), None)
+        self._kinds = Kinds(users)
         self._undo: list[Callable[[], object]] = [functools.partial(set_rng_state, rng_state())]
-        self._seen: dict[tuple[int, bool], object] = {}  # holds the objects, so that ids stay theirs
+        self._seen: dict[tuple[int, int], Any] = {}  # holds the objects, so that ids stay theirs
+        self._budgets = dict(_BUDGETS)
+        self._left: list[tuple[Any, list[tuple[Any, list[Any]]]]] = []
+        self._sources: set[int] = set()
+        self._shared: list[Tensor] = []
 
     def __enter__(self) -> "Snapshot":
         return self
@@ -67,69 +112,179 @@ class Snapshot:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         failures: list[BaseException] = []
+        changed = self._changed()
         with torch.no_grad():
-            for undo in reversed(self._undo):
+            while self._undo:
                 try:
-                    undo()
+                    self._undo.pop()()
                 except BaseException as failure:  # must not keep the others from running
                     failures.append(failure)
+        while self._shared:  # a touch makes memory that nobody shares any more ordinary again
+            self._shared.pop().data_ptr()
+        self._tell(changed)
         if failures:  # an interrupt before all others
             raise next((failure for failure in failures if not isinstance(failure, Exception)), failures[0])
+        if error is not None and self.device is None and not self.on_write and _is_of_memory(error):
+            raise type(error)(
+                f"{error}\nThe range test keeps a copy of what training changes beside the original;"
+                ' `snapshot_device="cpu"` keeps it in the memory of the host.'
+            ) from error
 
-    def add(self, value: Any, data: bool = False) -> None:
-        """Remember ``value`` and all that it reaches.
+    def add(self, value: Any, data: bool = False, tensors: bool = True) -> None:
+        """Remember ``value`` and all that it reaches, the nearest and the small containers first.
 
         Args:
-            value: Any object. What is of no known kind is passed over.
+            value: Any object; it is looked into whatever its class.
             data: Whether this is part of a data set: its tensors and arrays are taken to be read only, and are not
-                copied.
+                copied, and of its objects no more than some thousands are looked into.
+            tensors: Whether to copy tensors and arrays.
         """
-        if type(value) in _CONTAINERS and not value:  # most of what a module has
+        depth = Depth.DATA if data else Depth.ALL if tensors else Depth.NO_TENSORS
+        if data:
+            self._sources.add(id(value))
+        near, far = deque([(value, depth)]), deque[tuple[Any, Depth]]()
+        is_root = True
+        while near or far:
+            queue = near or far
+            value, depth = queue.popleft()
+            depth, parts = self._visit(value, depth, is_root)
+            is_root = False
+            later = far if queue is far or len(parts) > _MANY else near
+            if len(parts) <= max(_MANY, self._budgets[depth]):
+                later.extend([(part, depth) for part in parts if type(part) not in _CONSTANTS])
+
+    def _visit(self, value: Any, depth: Depth, is_root: bool = False) -> tuple[Depth, list[Any]]:
+        """Remember one object; return how deep it lies, and what it consists of."""
+        if type(value) in _EMPTY and not value:  # most of what a module has
             self._undo.append(value.clear)
-            return
-        data = data or isinstance(value, Dataset) or _is_of_engine(value)
-        if (id(value), data) in self._seen:
-            return
-        self._seen[id(value), data] = value
-        if isinstance(value, Tensor) or _is_array(value):
-            if not data:
-                self._remember_array(value)
-            return
+            return depth, []
+        kind = self._kinds.of(value)
+        depth = max(depth, Depth.DATA if kind.is_data else Depth.NO_TENSORS if kind.is_engine else Depth.ALL)
+        if self._is_known(value, depth, is_root):
+            return depth, []
+        self._seen[id(value), depth] = value
+        if isinstance(value, Tensor):
+            return depth, self._remember_tensor(value) if depth is Depth.ALL else []
+        self._budgets[depth] += _ALLOWANCE if kind.standing is Standing.ROLE else -1
+        if self._budgets[depth] < 0 or self._is_left(value, kind, depth, is_root):
+            return depth, []
         undo = _generator_state(value) or _container_state(value)
+        if undo is None and depth is Depth.ALL and is_array(value):
+            undo = _array_state(value)
         if undo is not None:
             self._undo.append(undo)
-        if self._is_walked(value):
+        if kind.is_walked:
             self.add_attributes(value)
-        for part in self._parts(value) or ():
-            self.add(part, data)
+        return depth, inside(value, kind)
+
+    def _is_known(self, value: Any, depth: Depth, is_root: bool) -> bool:
+        if depth is Depth.ALL and id(value) in self._sources and not is_root:
+            return True
+        return any((id(value), known) in self._seen for known in range(depth + 1))
 
     def add_attributes(self, owner: Any) -> None:
         """Remember which objects the attributes of ``owner`` are, without looking into them."""
-        if isinstance(owner, LazyModuleMixin):  # becomes another class when it learns its shapes
-            self._undo.append(functools.partial(setattr, owner, "__class__", type(owner)))
-        if hasattr(owner, "__dict__"):
-            self._undo.append(functools.partial(_put_back_items, vars(owner), dict(vars(owner))))
-        for name, value in self._slots(owner).items():
-            self._undo.append(functools.partial(object.__setattr__, owner, name, value))
+        attributes = attributes_of(owner)
+        items = {} if attributes is None else dict(attributes)
+        self._undo.append(functools.partial(put_back_object, owner, type(owner), attributes, items))
+        members = members_of(owner, self._kinds.of(owner).members)
+        if members:
+            self._undo.append(functools.partial(put_back_members, owner, members))
 
-    def _remember_array(self, value: Any) -> None:
-        if not isinstance(value, Tensor):
-            if value.flags.writeable:
-                self._undo.append(functools.partial(_put_back_array, value, value.copy()))
-            return
+    def _remember_tensor(self, value: Tensor) -> list[Any]:
         if is_lazy(value):
-            self._undo.append(functools.partial(_make_lazy_again, value, type(value), value.data))
-            return
-        if value.is_inference() or (value.requires_grad and not value.is_leaf):
-            return  # cannot be written in place; whoever holds it is given the same object back
-        copy = None if _is_under_parameters(value) else self._copy(local_shard(value))
-        attributes = {name: getattr(value, name) for name in _TENSOR_ATTRIBUTES if hasattr(value, name)}
-        self._undo.append(functools.partial(_put_back_tensor, value, copy, value.requires_grad, attributes))
-        for attribute in attributes.values():
-            self.add(attribute)
+            if not self.on_write:
+                raise ValueError(
+                    "The module has lazy parameters that are not initialized: they cannot be restored. Run one dummy"
+                    " forward pass before training, as Lightning asks for too."
+                )
+            self._undo.append(functools.partial(put_back_lazy, value, type(value), value.data))
+            return []
+        held = local_shard(value)
+        copy = None if _is_under_parameters(value) else self._kept(value, held)
+        attributes: dict[str, Any] = {}
+        if value.is_leaf:
+            attributes = {name: getattr(value, name) for name in _TENSOR_ATTRIBUTES if hasattr(value, name)}
+        undo = functools.partial(_put_back_tensor, value, copy, value.requires_grad, attributes, held, value.is_leaf)
+        self._undo.append(undo)
+        parts = [*attributes.values()]
+        own = value.__dict__ if type(value) in (Tensor, nn.Parameter) and not hasattr(value, "ds_id") else {}
+        return [*parts, own] if own else parts
+
+    def _kept(self, tensor: Tensor, shard: Tensor) -> Tensor:
+        """A copy of the local shard of a tensor."""
+        copy = None
+        if self.device is None and (self.on_write or is_rarely_written(tensor)):
+            copy = copied_on_write(shard)
+            if copy is not None:
+                self._shared.append(shard)
+        return self._copy(shard) if copy is None else copy
 
     def _copy(self, tensor: Tensor) -> Tensor:
         return tensor.clone() if self.device is None else tensor.to(self.device, copy=True)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Hold no copies of what has not changed so far while the block, which puts it back itself, runs."""
+        lent = []
+        for index, undo in enumerate(self._undo):
+            if isinstance(undo, functools.partial) and undo.func is _put_back_tensor and undo.args[1] is not None:
+                tensor, copy, *rest = undo.args
+                if is_as_copied(tensor, rest[2], copy):
+                    self._undo[index] = functools.partial(_put_back_tensor, tensor, None, *rest)
+                    lent.append(index)
+        undo = tensor = copy = rest = None  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            for index in lent:
+                tensor, _, *rest = self._undo[index].args  # type: ignore[attr-defined]
+                self._undo[index] = functools.partial(_put_back_tensor, tensor, self._kept(tensor, rest[2]), *rest)
+
+    def _is_left(self, value: Any, kind: Kind, depth: Depth, is_root: bool) -> bool:
+        """Whether an object is to be left alone as a whole; it is watched then."""
+        if kind.standing in HANDLES or progress_of(value) is not None:
+            whole: list[Any] | None = [value]
+        elif is_root or depth is Depth.NO_TENSORS:
+            return False
+        elif kind.standing is Standing.OWN and depth is Depth.ALL:
+            whole = self._kinds.with_resources(value)
+        elif kind.standing is Standing.INSTALLED:
+            whole = self._kinds.with_handles(value)
+        else:
+            return False
+        if whole is not None and depth is Depth.ALL:
+            self._left.append((value, [(part, glance(part, self._kinds.of(part))) for part in whole]))
+        return whole is not None
+
+    def _changed(self) -> list[Any]:
+        """What was left alone, and is not as it was."""
+        of_data = {number for number, depth in self._seen if depth is Depth.DATA}
+        return [
+            value
+            for value, parts in self._left
+            if id(value) not in of_data
+            and not all(is_like(glance(part, self._kinds.of(part)), before) for part, before in parts)
+        ]
+
+    def _tell(self, changed: list[Any]) -> None:
+        told = set() if self._module is None else _TOLD.setdefault(self._module, set())
+        names = [name for name in dict.fromkeys(map(self._name, changed)) if name not in told]
+        told.update(names)
+        if names:
+            rank_zero_warn(
+                f"The range test cannot put back {', '.join(names)}: it keeps what the steps of the test have done to"
+                " it. Iterators, and objects that hold files, threads, locks, processes or memory of another language,"
+                " are left alone as a whole. If training depends on it, make it anew in `on_train_start`."
+            )
+
+    def _name(self, value: Any) -> str:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+        for owner in self._seen.values():
+            for name, part in (attributes_of(owner) or {}).items() if self._kinds.of(owner).is_walked else ():
+                if part is value or (isinstance(part, list | tuple | dict) and _is_in(value, part)):
+                    return f"`{type(owner).__name__}.{name}` ({kind})"
+        return kind
 
     def replace(self, owner: Any, **attributes: Any) -> None:
         """Give an object other attributes until the end."""
@@ -144,64 +299,21 @@ class Snapshot:
             >>> Snapshot().can_rewind([1, 2]), Snapshot().can_rewind(iter([1, 2]))
             (True, False)
         """
-        pending, seen = [source], set[int]()
-        while pending:
-            value = pending.pop()
+        pending, seen = deque([source]), dict[int, Any]()
+        while pending and len(seen) < _BUDGETS[Depth.DATA]:
+            value = pending.popleft()
             if id(value) in seen:
                 continue
-            seen.add(id(value))
+            seen[id(value)] = value
             if hasattr(value, "__next__"):
                 return False
-            parts = self._parts(value)
-            if parts is None and not _is_inert(value):
+            kind = self._kinds.of(value)
+            if elements_of(value) is None and not kind.is_known and not _is_inert(value):
                 return False
-            pending.extend(parts or ())
+            parts = [] if is_array(value) else inside(value, kind)
+            if len(parts) <= _BUDGETS[Depth.DATA]:
+                pending.extend(part for part in parts if type(part) not in _CONSTANTS)
         return True
-
-    def _parts(self, value: Any) -> tuple[Any, ...] | None:
-        """What a value consists of, but for constants, as far as we look into it; ``None`` if we do not."""
-        parts: list[Any] = []
-        if isinstance(value, dict):
-            parts += value.values()
-        elif isinstance(value, list | tuple | set | frozenset | collections.deque):
-            parts += value
-        elif isinstance(value, functools.partial | MethodType | FunctionType | CellType):
-            parts += _captured(value)
-        elif not self._is_walked(value):
-            return None
-        if self._is_walked(value):
-            parts += (*getattr(value, "__dict__", {}).values(), *self._slots(value).values())
-        return tuple(part for part in parts if type(part) not in _CONSTANTS) if len(parts) <= _LARGE else ()
-
-    def _slots(self, value: Any) -> dict[str, Any]:
-        """The attributes of an object that are not in its ``__dict__``."""
-        if not self._is_walked(value):
-            return {}
-        names = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if name != "__dict__"]
-        return {name: getattr(value, name) for name in names if name != "__weakref__" and hasattr(value, name)}
-
-    def _is_walked(self, value: Any) -> bool:
-        """Whether we look into the attributes of an object."""
-        return isinstance(value, Dataset) or self._is_walked_class(type(value))  # type: ignore[arg-type]
-
-    def _looks_into(self, kind: type) -> bool:
-        if issubclass(kind, nn.Module | Optimizer | LRScheduler | Sampler | torch.amp.GradScaler | _HELD):
-            return True
-        if issubclass(kind, type | BaseException | ModuleType):
-            return False
-        return self._is_users_code(kind.__module__)
-
-    def _is_users_code(self, module: str) -> bool:
-        """Whether a module belongs to the user rather than to Python or an installed package."""
-        package = module.partition(".")[0]
-        if package in {*sys.stdlib_module_names, *_LIBRARIES} - {"__main__"}:
-            return False
-        if module == "__main__" or package in self._users_packages | _ENGINES:
-            return True
-        file = getattr(sys.modules.get(module), "__file__", None)
-        paths = sysconfig.get_paths()
-        installed = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
-        return file is not None and not file.startswith(tuple(installed))
 
 
 def _is_under_parameters(value: Any) -> bool:
@@ -209,146 +321,17 @@ def _is_under_parameters(value: Any) -> bool:
     return getattr(value, "_is_flat_param", False) and value._params is not None
 
 
-def _is_of_engine(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] in _ENGINES and not isinstance(value, nn.Module | Optimizer)
-
-
-def local_shard(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor; the tensor itself unless it is a DTensor."""
-    tensor = tensor.detach()
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def _captured(function: Any) -> tuple[Any, ...]:
-    """What a function holds on to."""
-    if isinstance(function, functools.partial):
-        return function.func, *function.args, *function.keywords.values()
-    if isinstance(function, MethodType):
-        return (function.__self__,)
-    if isinstance(function, CellType):
-        return (function.cell_contents,) if _is_filled(function) else ()
-    return function.__closure__ or ()
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
-
-
 def _is_inert(value: Any) -> bool:
     """Whether using a value cannot move it on: a number, a string, an array, a random generator, a function."""
-    constants = (str, bytes, int, float, complex, range, os.PathLike, torch.dtype, torch.device, Tensor)
-    inert = value is None or isinstance(value, constants) or _is_array(value) or callable(value)
+    constants = (str, bytes, int, float, complex, range, os.PathLike, torch.dtype, torch.device, Tensor, random.Random)
+    inert = value is None or isinstance(value, constants) or is_array(value) or callable(value)
     return inert or _generator_state(value) is not None
 
 
-def rng_state() -> dict[str, Any]:
-    """State of the global random generators of Python, torch and, where they are in use, NumPy and CUDA."""
-    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    if "numpy" in sys.modules:
-        state["numpy"] = sys.modules["numpy"].random.get_state()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
+def _is_in(value: Any, container: Any) -> bool:
+    return any(part is value for part in elements_of(container) or ())
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Put the global random generators into a state taken by :func:`rng_state`."""
-    random.setstate(state["python"])
-    torch.set_rng_state(state["torch"])
-    if "numpy" in state:
-        sys.modules["numpy"].random.set_state(state["numpy"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def same_rng_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two states taken by :func:`rng_state` would lead to the same random numbers."""
-    return bool(_listed(list(one.values())) == _listed(list(other.values())))
-
-
-def _listed(value: Any) -> Any:
-    """Tensors and arrays compare element by element, lists as a whole."""
-    if isinstance(value, list | tuple):
-        return [_listed(part) for part in value]
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _numpy() -> ModuleType | None:
-    return sys.modules.get("numpy")
-
-
-def _is_array(value: Any) -> bool:
-    numpy = _numpy()
-    return numpy is not None and isinstance(value, numpy.ndarray)
-
-
-def _generator_state(value: Any) -> Callable[[], object] | None:
-    """For a random generator, what puts it back into its present state."""
-    numpy = _numpy()
-    if isinstance(value, torch.Generator):
-        return functools.partial(value.set_state, value.get_state())
-    if isinstance(value, random.Random):
-        return functools.partial(value.setstate, value.getstate())
-    if numpy is not None and isinstance(value, numpy.random.RandomState):
-        return functools.partial(value.set_state, value.get_state())
-    if numpy is not None and isinstance(value, numpy.random.Generator):
-        return functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
-    return None
-
-
-def _container_state(value: Any) -> Callable[[], object] | None:
-    """For a mutable container, what puts its present elements back."""
-    if isinstance(value, dict):
-        return functools.partial(_put_back_items, value, dict(value))
-    if isinstance(value, list | collections.deque):
-        return functools.partial(_put_back_sequence, value, list(value))
-    if isinstance(value, set):
-        return functools.partial(_put_back_items, value, set(value))
-    if isinstance(value, CellType) and _is_filled(value):
-        return functools.partial(setattr, value, "cell_contents", value.cell_contents)
-    return None
-
-
-def _put_back_items(container: Any, items: Any) -> None:
-    container.clear()
-    container.update(items)
-
-
-def _put_back_sequence(sequence: Any, items: list[Any]) -> None:
-    sequence.clear()
-    sequence.extend(items)
-
-
-def _put_back_array(array: Any, copy: Any) -> None:
-    array[...] = copy
-
-
-def _make_lazy_again(parameter: Any, kind: type, data: Tensor) -> None:
-    if type(parameter) is not kind:  # has learned its shape
-        parameter.data, parameter.grad = data, None
-        parameter.__class__ = kind
-
-
-def _put_back_tensor(tensor: Tensor, copy: Tensor | None, requires_grad: bool, attributes: dict[str, Any]) -> None:
-    if not tensor.is_leaf:  # written in place under autograd
-        tensor.detach_()
-    tensor.requires_grad_(requires_grad)
-    for name, value in attributes.items():
-        if getattr(tensor, name) is not value:
-            setattr(tensor, name, value)
-    if copy is None:
-        return
-    shard = local_shard(tensor)
-    if shard.shape == copy.shape and not _is_expanded(shard):
-        shard.copy_(copy)
-    else:  # resized in the meantime, or expanded from fewer elements
-        tensor.data = copy.to(tensor.device)
-
-
-def _is_expanded(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and any(
-        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
+def _is_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, RuntimeError | MemoryError) and ("out of memory" in text or "allocate memory" in text)
