@@ -4,6 +4,7 @@ import argparse
 import collections
 import enum
 import functools
+import io
 import itertools
 import operator
 import site
@@ -66,6 +67,8 @@ class Kind:
     is_data: bool
     is_engine: bool
     is_loader: bool
+    is_free: bool
+    """Whether its objects are remembered beyond any budget."""
 
     @property
     def is_known(self) -> bool:
@@ -98,8 +101,9 @@ class Kinds:
         slotted = [base for base in kind.__mro__ if "__slots__" in vars(base)]
         members = [part for base in slotted for part in vars(base).values() if isinstance(part, _Member)]
         is_engine = _package(kind) in ENGINES and not issubclass(kind, nn.Module | Optimizer)
+        is_free = issubclass(kind, Tensor | nn.Module | Optimizer)
         is_data = issubclass(kind, Dataset | DataLoader)
-        return Kind(self._standing(kind), tuple(members), is_data, is_engine, issubclass(kind, DataLoader))
+        return Kind(self._standing(kind), tuple(members), is_data, is_engine, issubclass(kind, DataLoader), is_free)
 
     def with_resources(self, value: Any) -> list[Any] | None:
         """The object, if it holds files, threads, processes or sockets itself; locks are no hindrance."""
@@ -169,7 +173,7 @@ def _handle(kind: type) -> Standing | None:
         package = _package(base)
         if package in {"threading", "_thread"} and base.__name__ in _LOCKS:
             return Standing.LOCK
-        if package in _RESOURCES and base.__name__ not in {"BytesIO", "StringIO"}:
+        if package in _RESOURCES and not issubclass(kind, io.BytesIO | io.StringIO):
             return Standing.RESOURCE
         if type(base).__name__ in _FOREIGN or base.__name__ in _FOREIGN:
             return Standing.LOCK if package != "torch" else None
@@ -243,9 +247,10 @@ def _reduced(iterator: Any) -> list[Any] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            parts = [part for group in iterator.__reduce__()[1:] for part in (group or ())]
+            groups = iterator.__reduce__()[1:]
     except TypeError:
         return None
+    parts = [part for group in groups for part in (group if isinstance(group, tuple) else [group])]
     return [inner for part in parts for inner in progress_of(part) or [part]]
 
 

@@ -68,7 +68,7 @@ class Depth(IntEnum):
 
 
 _BUDGETS = {Depth.ALL: 100_000, Depth.NO_TENSORS: 1_000_000, Depth.DATA: 10_000}
-"""How many objects are looked into. What is beyond is data: kept by reference."""
+"""How many parts are looked into, those of small containers first. What is beyond is data: kept by reference."""
 
 
 class Snapshot:
@@ -142,16 +142,21 @@ class Snapshot:
         depth = Depth.DATA if data else Depth.ALL if tensors else Depth.NO_TENSORS
         if data:
             self._sources.add(id(value))
-        near, far = deque([(value, depth)]), deque[tuple[Any, Depth]]()
-        is_root = True
-        while near or far:
-            queue = near or far
-            value, depth = queue.popleft()
+        self._budgets[depth] = max(self._budgets[depth], _ALLOWANCE)
+        self._visit_all(value, depth)
+
+    def _visit_all(self, root: Any, depth: Depth) -> None:
+        pending, is_root = deque([(root, depth)]), True
+        while pending:
+            value, depth = pending.popleft()
+            if self._budgets[depth] <= 0 and not (is_root or self._kinds.of(value).is_free):
+                continue
             depth, parts = self._visit(value, depth, is_root)
             is_root = False
-            later = far if queue is far or len(parts) > _MANY else near
-            if len(parts) <= max(_MANY, self._budgets[depth]):
-                later.extend([(part, depth) for part in parts if type(part) not in _CONSTANTS])
+            later = pending.extend if len(parts) > _MANY else pending.extendleft
+            if len(parts) <= max(self._budgets[depth], _MANY):
+                self._budgets[depth] -= len(parts)
+                later([(part, depth) for part in parts if type(part) not in _CONSTANTS])
 
     def _visit(self, value: Any, depth: Depth, is_root: bool = False) -> tuple[Depth, list[Any]]:
         """Remember one object; return how deep it lies, and what it consists of."""
@@ -165,8 +170,8 @@ class Snapshot:
         self._seen[id(value), depth] = value
         if isinstance(value, Tensor):
             return depth, self._remember_tensor(value) if depth is Depth.ALL else []
-        self._budgets[depth] += _ALLOWANCE if kind.standing is Standing.ROLE else -1
-        if self._budgets[depth] < 0 or self._is_left(value, kind, depth, is_root):
+        self._budgets[depth] += _ALLOWANCE if kind.standing is Standing.ROLE and depth is Depth.ALL else -1
+        if self._is_left(value, kind, depth, is_root):
             return depth, []
         undo = _generator_state(value) or _container_state(value)
         if undo is None and depth is Depth.ALL and is_array(value):
@@ -299,20 +304,21 @@ class Snapshot:
             >>> Snapshot().can_rewind([1, 2]), Snapshot().can_rewind(iter([1, 2]))
             (True, False)
         """
-        pending, seen = deque([source]), dict[int, Any]()
-        while pending and len(seen) < _BUDGETS[Depth.DATA]:
+        pending, seen, budget = deque([source]), dict[int, Any](), _BUDGETS[Depth.DATA]
+        while pending and budget > 0:
             value = pending.popleft()
             if id(value) in seen:
                 continue
             seen[id(value)] = value
-            if hasattr(value, "__next__"):
-                return False
             kind = self._kinds.of(value)
-            if elements_of(value) is None and not kind.is_known and not _is_inert(value):
+            if hasattr(value, "__next__") or not (_is_inert(value) or kind.is_known or elements_of(value) is not None):
                 return False
             parts = [] if is_array(value) else inside(value, kind)
-            if len(parts) <= _BUDGETS[Depth.DATA]:
-                pending.extend(part for part in parts if type(part) not in _CONSTANTS)
+            budget -= 1
+            if len(parts) <= budget:
+                budget -= len(parts)
+                later = pending.extend if len(parts) > _MANY else pending.extendleft
+                later(part for part in parts if type(part) not in _CONSTANTS)
         return True
 
 

@@ -25,7 +25,8 @@ def local_shard(tensor: Tensor) -> Tensor:
 
 def is_rarely_written(tensor: Tensor) -> bool:
     """Whether a copy of a tensor may well turn out to be needless."""
-    return not tensor.requires_grad and (isinstance(tensor, nn.Parameter) or tensor.nbytes >= _LARGE)
+    size = tensor.numel() * tensor.element_size()
+    return not tensor.requires_grad and (isinstance(tensor, nn.Parameter) or size >= _LARGE)
 
 
 def copied_on_write(tensor: Tensor) -> Tensor | None:
@@ -88,7 +89,9 @@ def put_back_lazy(tensor: Tensor, kind: type, nothing: Tensor) -> None:
 
 def _put_back_content(tensor: Tensor, copy: Tensor, held: Tensor) -> None:
     shard = local_shard(tensor)
-    if _is_same_place(shard, held) or hasattr(tensor, "to_local"):
+    if shard.layout is not torch.strided and not hasattr(tensor, "to_local"):
+        held = tensor  # of which other names do not see that it has other elements
+    elif _is_same_place(shard, held) or hasattr(tensor, "to_local"):
         held = shard
     elif shard.device == held.device:
         tensor.data = held
