@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import Bounded, Plain, loader, quiet_trainer
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from lightning_clr import LRRangeTest, lr_range_test
 from lightning_clr.trial.silent import Silent
+from support.data import loader
+from support.models import Bounded, Plain
+from support.training import quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Checkpoint directory .* exists and is not empty")
 SWEEP = {"num_steps": 20, "min_lr": 1e-4, "max_lr": 0.1, "closer_look": False, "on_inconclusive": "warn"}

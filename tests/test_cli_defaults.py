@@ -5,10 +5,11 @@ import warnings
 from pathlib import Path
 
 import pytest
-from models import Scheduled, loader
 from pytorch_lightning import LightningDataModule
 
 from lightning_clr import CLRCLI, LRBounds, Schedule
+from support.data import loader
+from support.models import Scheduled
 
 SILENT = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 

@@ -2,21 +2,21 @@
 
 import json
 import math
-import os
 import random
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from exactness import SWEEP, Case, WithoutTrial, run
-from models import Bounded, Plain, loader, quiet_trainer
-from processes import free_port, run_together
 from torch.distributions import Normal
 
 from lightning_clr import LRRangeTest, lr_range_test
 from lightning_clr.divergence import Divergence
 from lightning_clr.plan import SweepPlan
+from support.data import loader
+from support.exactness import SWEEP, Case, WithoutTrial, run
+from support.models import Bounded, Plain
+from support.processes import SUPPORT, environment, free_port, run_together
+from support.training import quiet_trainer
 
 
 class Fails(Plain):
@@ -217,12 +217,12 @@ def test_none_stops_but_at_nan():
 
 def ranks_that_fail(failing, error, folder):
     """Two real processes; more than two hundred seconds are taken for a hang."""
-    script = Path(__file__).with_name("ranks_that_fail.py")
-    path = os.pathsep.join([str(script.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "MASTER_PORT": free_port(), "PYTHONPATH": path}
+    script = SUPPORT / "ranks_that_fail.py"
     command = [sys.executable, str(script), json.dumps(failing), error, str(folder)]
     (folder / "run").mkdir()  # its files are compared
-    (done,) = run_together([{"args": command, "cwd": folder / "run", "env": environment}], seconds=200)
+    (done,) = run_together(
+        [{"args": command, "cwd": folder / "run", "env": environment(MASTER_PORT=free_port())}], seconds=200
+    )
     return done, [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
-from models import Plain, Scheduled, loader, quiet_trainer
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from lightning_clr import Cyclic, LRBounds, LRRangeTest, OneCycle, RangeTestResult, Schedule, Sweep
 from lightning_clr.hyperparameters import update_hyperparameters
+from support.data import loader
+from support.models import Plain, Scheduled
+from support.training import quiet_trainer
 
 FOUND = LRBounds(0.02, 0.3)
 

@@ -1,29 +1,29 @@
 """Processes that the trainer launches itself, and strategies that do without torch.distributed."""
 
 import json
-import os
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from models import Plain, loader, quiet_trainer
-from processes import free_port, run_together
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from lightning_clr import LRRangeTest
+from support.data import loader
+from support.models import Plain
+from support.processes import SUPPORT, environment, free_port, run_together
+from support.training import quiet_trainer
 
-SCRIPT = Path(__file__).with_name("spawning.py")
+SCRIPT = SUPPORT / "spawning.py"
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_notebook"])
 def test_result_reaches_the_main_process(strategy, tmp_path):
     """Callback, module and hyper-parameters know it there; `lr_range_test` returns it and leaves the trainer fit."""
-    path = os.pathsep.join([str(SCRIPT.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "MASTER_PORT": free_port(), "PYTHONPATH": path}
     command = [sys.executable, str(SCRIPT), strategy]
 
-    (done,) = run_together([{"args": command, "cwd": tmp_path, "env": environment}], seconds=200)
+    (done,) = run_together(
+        [{"args": command, "cwd": tmp_path, "env": environment(MASTER_PORT=free_port())}], seconds=200
+    )
 
     assert done.returncode == 0, done.stderr[-3000:]
     (told,) = [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"callback"')]

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from models import Plain, Scheduled, blobs, loader, quiet_trainer
 from pytorch_lightning import LightningDataModule, seed_everything
 from torch import nn
 from torch.utils.data import DataLoader
@@ -10,6 +9,9 @@ from torch.utils.data import DataLoader
 from lightning_clr import LRRangeTest, RangeTestResult, lr_range_test
 from lightning_clr.curve import Curve
 from lightning_clr.reading import Outcome, Reading
+from support.data import blobs, loader
+from support.models import Plain, Scheduled
+from support.training import quiet_trainer
 
 
 class Appends(LightningDataModule):

@@ -5,6 +5,7 @@ import collections
 import functools
 import io
 import itertools
+import multiprocessing
 import queue
 import random
 import tempfile
@@ -21,7 +22,6 @@ import pytest
 import tensordict
 import torch
 import torch_ema
-from models import Plain, loader, quiet_trainer
 from sklearn.linear_model import SGDClassifier
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
@@ -31,6 +31,9 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_clr import LRRangeTest, lr_range_test
 from lightning_clr.trial import randomness
 from lightning_clr.trial.snapshot import Snapshot
+from support.data import loader
+from support.models import Plain
+from support.training import quiet_trainer
 
 
 def holder(**attributes) -> Plain:
@@ -205,7 +208,9 @@ class Closed(set):
 
 
 def keys(container):
-    return list(container.items()) if isinstance(container, dict) else list(container)
+    if isinstance(container, dict):
+        return list(container.items())
+    return list(container) if hasattr(container, "__iter__") else container.value
 
 
 CONTAINERS = {
@@ -223,6 +228,7 @@ CONTAINERS = {
     "refusing set": (Closed({1}), lambda value: value.add(2)),
     "bytes": (bytearray(b"abc"), lambda value: value.append(1)),
     "numbers": (array.array("d", [1.0]), lambda value: value.append(2.0)),
+    "shared number": (multiprocessing.Value("i", 1), lambda value: setattr(value, "value", 2)),
     "read-only view": (types.MappingProxyType({"a": [1]}), lambda value: value["a"].append(2)),
 }
 

@@ -6,6 +6,7 @@ forbid or make of them.
 
 import array
 import collections
+import ctypes
 import io
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,12 +27,19 @@ def container_state(value: Any) -> Callable[[], object] | None:
         return partial(_put_back_deque, value, list(collections.deque.__iter__(value)))
     if isinstance(value, set):
         return partial(_put_back_set, value, list(set.__iter__(value)))
+    if isinstance(value, CellType):
+        return partial(_put_back_cell, value, *contents(value))
+    return _memory_state(value)
+
+
+def _memory_state(value: Any) -> Callable[[], object] | None:
+    """For a container of numbers or text, what puts it back."""
     if isinstance(value, bytearray | array.array):
         return partial(_put_back_numbers, value, value[:])
     if isinstance(value, io.BytesIO | io.StringIO) and not value.closed:
         return partial(_put_back_text, value, value.getvalue(), value.tell())
-    if isinstance(value, CellType):
-        return partial(_put_back_cell, value, *contents(value))
+    if isinstance(value, ctypes._SimpleCData | ctypes.Array | ctypes.Structure):
+        return partial(_put_back_memory, value, bytes(memoryview(value)))
     return None
 
 
@@ -58,7 +66,15 @@ def are_same(some: Any, others: Any) -> bool:
 def put_back_items(container: dict[Any, Any], items: dict[Any, Any]) -> None:
     """Give a dictionary its items back, without a call of what its class overrides."""
     base: Any = collections.OrderedDict if isinstance(container, collections.OrderedDict) else dict
-    if not (dict.__len__(container) == len(items) and are_same(base.__iter__(container), items)):
+    size = dict.__len__(container)
+    if (
+        base is dict
+        and size == len(items)
+        and are_same(dict.values(container), items.values())
+        and are_same(dict.__iter__(container), items)
+    ):
+        return
+    if not (size == len(items) and are_same(base.__iter__(container), items)):
         base.clear(container)
     for key, value in items.items():
         if dict.get(container, key, _MISSING) is not value:
@@ -124,6 +140,11 @@ def _put_back_set(container: set[Any], items: list[Any]) -> None:
 def _put_back_numbers(numbers: Any, copy: Any) -> None:
     if numbers != copy:
         numbers[:] = copy
+
+
+def _put_back_memory(numbers: Any, copy: bytes) -> None:
+    if bytes(memoryview(numbers)) != copy:
+        ctypes.memmove(ctypes.addressof(numbers), copy, len(copy))
 
 
 def _put_back_text(buffer: Any, text: Any, position: int) -> None:

@@ -171,8 +171,10 @@ def _is_users_code(module: str) -> bool:
 def _handle(kind: type) -> Standing | None:
     for base in kind.__mro__:
         package = _package(base)
-        if package in {"threading", "_thread"} and base.__name__ in _LOCKS:
+        if package in {"threading", "_thread", "multiprocessing"} and base.__name__ in _LOCKS:
             return Standing.LOCK
+        if _module(base) == "multiprocessing.sharedctypes":  # a number beside a lock
+            return Standing.OWN
         if package in _RESOURCES and not issubclass(kind, io.BytesIO | io.StringIO):
             return Standing.RESOURCE
         if type(base).__name__ in _FOREIGN or base.__name__ in _FOREIGN:

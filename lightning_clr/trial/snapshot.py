@@ -156,13 +156,18 @@ class Snapshot:
             later = pending.extend if len(parts) > _MANY else pending.extendleft
             if len(parts) <= max(self._budgets[depth], _MANY):
                 self._budgets[depth] -= len(parts)
-                later([(part, depth) for part in parts if type(part) not in _CONSTANTS])
+                later([(part, depth) for part in parts if not self._is_settled(part)])
+
+    def _is_settled(self, part: Any) -> bool:
+        """Whether an object needs no visit."""
+        kind = type(part)
+        if kind in _EMPTY and not part:  # most of what a module has
+            self._undo.append(part.clear)
+            return True
+        return kind in _CONSTANTS
 
     def _visit(self, value: Any, depth: Depth, is_root: bool = False) -> tuple[Depth, list[Any]]:
         """Remember one object; return how deep it lies, and what it consists of."""
-        if type(value) in _EMPTY and not value:  # most of what a module has
-            self._undo.append(value.clear)
-            return depth, []
         kind = self._kinds.of(value)
         depth = max(depth, Depth.DATA if kind.is_data else Depth.NO_TENSORS if kind.is_engine else Depth.ALL)
         if self._is_known(value, depth, is_root):
@@ -173,7 +178,7 @@ class Snapshot:
         self._budgets[depth] += _ALLOWANCE if kind.standing is Standing.ROLE and depth is Depth.ALL else -1
         if self._is_left(value, kind, depth, is_root):
             return depth, []
-        undo = _generator_state(value) or _container_state(value)
+        undo = _container_state(value) or _generator_state(value)
         if undo is None and depth is Depth.ALL and is_array(value):
             undo = _array_state(value)
         if undo is not None:
@@ -198,11 +203,6 @@ class Snapshot:
 
     def _remember_tensor(self, value: Tensor) -> list[Any]:
         if is_lazy(value):
-            if not self.on_write:
-                raise ValueError(
-                    "The module has lazy parameters that are not initialized: they cannot be restored. Run one dummy"
-                    " forward pass before training, as Lightning asks for too."
-                )
             self._undo.append(functools.partial(put_back_lazy, value, type(value), value.data))
             return []
         held = local_shard(value)

@@ -7,6 +7,7 @@ cloned by torch's copy-on-write, which shares the memory until somebody writes, 
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def put_back_tensor(
         held: Another name for its memory.
         is_leaf: As it was; what autograd has recorded since is forgotten, not what it had recorded before.
     """
-    with torch.inference_mode(tensor.is_inference()):
+    with torch.inference_mode() if tensor.is_inference() else nullcontext():
         if is_leaf and not tensor.is_leaf:  # written in place under autograd
             tensor.detach_()
         if is_leaf and tensor.requires_grad != requires_grad:
@@ -82,8 +83,8 @@ def put_back_tensor(
 
 def put_back_lazy(tensor: Tensor, kind: type, nothing: Tensor) -> None:
     """Make a parameter lazy again."""
-    if type(tensor) is not kind:
-        tensor.data = nothing
+    if type(tensor) is not kind:  # it has learned its shape
+        tensor.data, tensor.grad = nothing, None
         tensor.__class__ = kind
 
 

@@ -11,11 +11,11 @@ import warnings
 from pathlib import Path
 
 import torch
-from exactness import SWEEP, Case, WithoutTrial, run
-from models import Scheduled
 
 import lightning_clr.trial.votes
 from lightning_clr import LRRangeTest
+from support.exactness import SWEEP, Case, WithoutTrial, run
+from support.models import Scheduled
 
 lightning_clr.trial.votes._PATIENCE = 5.0
 

@@ -4,9 +4,11 @@ import json
 import sys
 
 import torch
-from models import Scheduled, loader, quiet_trainer
 
 from lightning_clr import LRRangeTest, lr_range_test
+from support.data import loader
+from support.models import Scheduled
+from support.training import quiet_trainer
 
 
 class Net(Scheduled):
