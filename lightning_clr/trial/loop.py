@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from lightning_utilities.core.overrides import is_overridden
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from lightning_clr.checks import add_note
 from lightning_clr.lightning import (
@@ -28,6 +27,7 @@ from lightning_clr.lightning import (
 )
 from lightning_clr.trial.asleep import put_to_sleep, sleepers, wake_up
 from lightning_clr.trial.data import can_start_over, remember_data, trial_data
+from lightning_clr.trial.ddp import buckets_as_at_first
 from lightning_clr.trial.deepspeed import remember_zero
 from lightning_clr.trial.private import require_known_lightning
 from lightning_clr.trial.signals import raise_on_sigterm
@@ -185,7 +185,7 @@ def trial(
     real, strategy = trainer.fit_loop, trainer.strategy
     loop = _shadow(trainer)
     with ExitStack() as undo:
-        undo.push(functools.partial(_wrap_again, strategy, strategy.model))
+        undo.enter_context(buckets_as_at_first(strategy.model))
         snapshot = undo.enter_context(Snapshot(snapshot_device, users=(module, trainer.datamodule)))  # type: ignore[attr-defined]
         batches = Trial(trainer, loop, snapshot)
         _remember(snapshot, trainer, module)
@@ -270,9 +270,9 @@ def _remember(snapshot: Snapshot, trainer: Trainer, module: LightningModule) -> 
     for part in (strategy, strategy.precision_plugin, *strategy._lightning_optimizers):
         snapshot.add_attributes(part)
     snapshot.add(getattr(strategy.precision_plugin, "scaler", None))
-    hooks = [state for _, state in getattr(strategy.model, "_comm_hooks", ())]  # of the DDP wrapper
-    for part in (getattr(strategy, "_ddp_comm_state", None), getattr(strategy, "_model_averager", None), *hooks):
-        snapshot.add(part)
+    snapshot.add([getattr(strategy, name, None) for name in ("_ddp_comm_state", "_model_averager")])
+    if isinstance(strategy.model, torch.nn.Module):  # the wrapper, with its hooks and their states
+        snapshot.add(strategy.model)
     snapshot.add(trainer.datamodule)  # type: ignore[attr-defined]
 
 
@@ -284,14 +284,3 @@ def _moved_once(results: Any) -> Any:
         dict.__setitem__(self, key, item)
 
     return type("MovedOnce", (type(results),), {"__setitem__": set_item})(training=True)
-
-
-def _wrap_again(strategy: Any, wrapped: Any, error: type[BaseException] | None, *_: Any) -> None:
-    """Build the DDP wrapper anew: it sorts its buckets in the first backward, which changes the order of summation.
-
-    Not after an error: the ranks must agree to build it, and the others may not know of the error.
-    """
-    if error is None and isinstance(wrapped, DistributedDataParallel):
-        strategy.model = strategy.lightning_module
-        strategy.model = strategy._setup_model(strategy.model)
-        strategy._register_ddp_hooks()
