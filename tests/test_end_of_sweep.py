@@ -226,6 +226,7 @@ def ranks_that_fail(failing, error, folder):
     return done, [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("error", ["ValueError", "SystemExit"])
 def test_ranks_that_fail_alike_end_the_sweep_together(error, tmp_path):
     done, (first, second) = ranks_that_fail([0, 1], error, tmp_path)
@@ -237,6 +238,7 @@ def test_ranks_that_fail_alike_end_the_sweep_together(error, tmp_path):
     assert first["result"]["curves"][0]["ended_by"] == f"{error}: the real error"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("rank", [0, 1])
 def test_rank_that_fails_alone_raises_and_ends_the_others(rank, tmp_path):
     done, found = ranks_that_fail([rank], "ValueError", tmp_path)

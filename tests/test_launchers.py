@@ -16,6 +16,7 @@ from support.training import quiet_trainer
 SCRIPT = SUPPORT / "spawning.py"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_notebook"])
 def test_result_reaches_the_main_process(strategy, tmp_path):
     """Callback, module and hyper-parameters know it there; `lr_range_test` returns it and leaves the trainer fit."""

@@ -7,10 +7,10 @@ from pytorch_lightning.callbacks import BaseFinetuning, EarlyStopping, ModelChec
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_clr.trial.snapshot import Snapshot
+import lightning_clr.trial.asleep
 from support.exactness import Case, Witness
 from support.models import Scheduled, optimized
-from support.scenarios import Scenarios, check_bit_identical, check_noticed, each_mutation, keeping
+from support.scenarios import Scenarios, check_bit_identical, check_noticed, each_mutation, keeping, without
 
 SCENARIOS = Scenarios()
 
@@ -132,21 +132,19 @@ def test_training_is_bit_identical(make, ending, tmp_path, monkeypatch):
 
 def awake_callbacks(monkeypatch):
     """All but the one that writes the trace."""
-    replace = Snapshot.replace
+    silence = lightning_clr.trial.asleep._silence
 
-    def with_others(self, owner, callbacks=(), **attributes):
-        if callbacks:
-            others = [callback for callback in owner.callbacks if not isinstance(callback, Witness)]
-            attributes["callbacks"] = [*others, *callbacks]
-        replace(self, owner, **attributes)
+    def silence_witness(callback, hooks):
+        if isinstance(callback, Witness):
+            silence(callback, hooks)
 
-    monkeypatch.setattr(Snapshot, "replace", with_others)
+    monkeypatch.setattr(lightning_clr.trial.asleep, "_silence", silence_witness)
 
 
 MUTATIONS = {
     "sleeping schedulers": (keeping("lr_scheduler_configs"), scheduler_that_writes_a_file),
     "callbacks": (awake_callbacks, checkpoints),
-    "loggers": (keeping("loggers"), csv_logger),
+    "loggers": (without("trial.asleep._silence_logger"), csv_logger),
 }
 
 

@@ -348,9 +348,15 @@ MUTATIONS = {
     "data set": (forgetting(Dataset), augmentation_in_the_main_process),
     "samplers": (forgetting(Sampler), batch_sampler_with_state),
     "fresh iterators": (without("trial.data._fresh", lambda loader: loader), augmentation_in_persistent_workers),
-    "streams": (without("trial.data.can_start_over", lambda loader, snapshot: True), stream_with_limited_batches),
-    "streams that shuffle": (without("trial.data._Replay._draw_as_the_stream_did"), stream_that_shuffles_itself),
-    "copies of batches": (without("trial.data._cloned", lambda batch: batch), training_step_writes_into_the_batch),
+    "streams": (
+        without("trial.data.TrialData._can_be_read_twice", lambda self, loader: True),
+        stream_with_limited_batches,
+    ),
+    "streams that shuffle": (without("trial.replay._Draws.repeat"), stream_that_shuffles_itself),
+    "copies of batches": (
+        without("trial.replay.deep_copy", lambda batch, memo, not_copied: batch),
+        training_step_writes_into_the_batch,
+    ),
 }
 
 

@@ -12,6 +12,7 @@ from pytorch_lightning import LightningModule
 from torch import nn
 
 import lightning_clr.trial.snapshot
+from lightning_clr.trial.kinds import Standing
 from lightning_clr.trial.snapshot import Snapshot
 from support.exactness import Case
 from support.models import Plain, WithDropout, optimized
@@ -109,7 +110,7 @@ class Remembers(Plain):
     def __init__(self):
         super().__init__()
         self.count = 0
-        self.losses, self.names, self.recent = [], set(), deque(maxlen=3)
+        self.losses, self.names, self.recent = [], {"first"}, deque(maxlen=3)
         self.nested = {"deep": [{"value": 0}], "pair": ([0], 1)}
         self.array, self.tensor = np.zeros(2), torch.zeros(2)
         self.meter, self.rng = Meter(), np.random.RandomState(3)
@@ -231,22 +232,25 @@ MUTATIONS = {
     "gradient switches": (
         without(
             "trial.snapshot._put_back_tensor",
-            lambda tensor, copy, _, attributes: put_back(tensor, copy, tensor.requires_grad, attributes),
+            lambda tensor, copy, _, *rest: put_back(tensor, copy, tensor.requires_grad, *rest),
         ),
         modes_and_frozen_parameters,
     ),
     "gradients and hooks": (
-        without("trial.snapshot._put_back_tensor", lambda tensor, copy, switch, _: put_back(tensor, copy, switch, {})),
+        without(
+            "trial.snapshot._put_back_tensor",
+            lambda tensor, copy, switch, _, *rest: put_back(tensor, copy, switch, {}, *rest),
+        ),
         hooks_on_parameters_and_tensors_under_autograd,
     ),
-    "arrays": (without("trial.snapshot._put_back_array"), python_state),
+    "arrays": (without("trial.snapshot._array_state"), python_state),
     "containers": (without("trial.snapshot._container_state"), python_state),
     "tuples": (forgetting(tuple), python_state),
     "lists": (forgetting(list), python_state),
     "sets": (forgetting(set), python_state),
     "queues": (forgetting(deque), python_state),
     "the user's objects": (
-        without("trial.snapshot.Snapshot._looks_into", lambda self, kind: issubclass(kind, nn.Module)),
+        without("trial.kinds.Kinds._of_objects", lambda self, kind: Standing.CONSTANT),
         python_state,
     ),
     "attributes": (without("trial.snapshot.Snapshot.add_attributes"), python_state),
@@ -302,6 +306,7 @@ def test_what_cannot_be_put_back_does_not_keep_the_others():
     snapshot = Snapshot()
     snapshot.add(module)
     torch.nn.init.zeros_(module.head.weight)
+    module.dice.random()
     module.before.append(1)
     module.after["key"] = 1
 
@@ -322,6 +327,8 @@ class Interrupted(random.Random):
 def test_interrupt_is_not_lost_among_errors(dice):
     snapshot = Snapshot()
     snapshot.add(dice)
+    for one in dice:
+        one.random()
 
     with pytest.raises(KeyboardInterrupt):
         snapshot.__exit__(None, None, None)

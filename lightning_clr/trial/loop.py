@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning_utilities.core.overrides import is_overridden
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from lightning_clr.checks import add_note
 from lightning_clr.lightning import (
@@ -26,7 +27,7 @@ from lightning_clr.lightning import (
     torch_optimizers,
 )
 from lightning_clr.trial.asleep import put_to_sleep, sleepers, wake_up
-from lightning_clr.trial.data import can_start_over, remember_data, trial_data
+from lightning_clr.trial.data import TrialData, start_epoch
 from lightning_clr.trial.ddp import buckets_as_at_first
 from lightning_clr.trial.deepspeed import remember_zero
 from lightning_clr.trial.private import require_known_lightning
@@ -49,12 +50,12 @@ class Trial:
         has_run: Whether a batch has been trained on.
     """
 
-    def __init__(self, trainer: Trainer, loop: Any, snapshot: Snapshot) -> None:
+    def __init__(self, trainer: Trainer, loop: Any, data: TrialData) -> None:
         self.on_optimizer_step: Callable[[], None] = lambda: None
         self.has_run = False
         self._trainer = trainer
         self._loop = loop
-        self._snapshot = snapshot
+        self._data = data
         self._loss: Tensor | None = None
         self._epoch = 0
 
@@ -121,8 +122,7 @@ class Trial:
         trainer, connector = self._trainer, self._trainer._logger_connector
         if not trainer.enable_validation:
             return {}
-        combined = self._loop.epoch_loop.val_loop._combined_loader
-        if combined is not None and not all(can_start_over(loader, self._snapshot) for loader in combined.flattened):
+        if not self._data.can_validate:
             raise ValueError(
                 "A range test that monitors a validation metric needs validation data that can start over, but the"
                 " loader reads a stream. Use a map-style data set, or monitor a metric of `training_step`."
@@ -145,12 +145,7 @@ class Trial:
 
     def _start_next_epoch(self) -> None:
         self._epoch += 1
-        for loader in self._loop._combined_loader.flattened:
-            batch_sampler: Any = getattr(loader, "batch_sampler", None)
-            samplers: list[Any] = [getattr(loader, "sampler", None), batch_sampler]
-            for sampler in (*samplers, getattr(batch_sampler, "sampler", None)):
-                if callable(getattr(sampler, "set_epoch", None)):
-                    sampler.set_epoch(self._epoch)
+        start_epoch(self._loop._combined_loader, self._epoch)
         self._trainer._logger_connector.epoch_end_reached()
         self._loop.epoch_loop.reset()
         iter(self._loop._data_fetcher)
@@ -182,12 +177,14 @@ def trial(
         StartHooksNeededError: If the first batch fails as it might for want of ``start_hooks``.
     """
     require_known_lightning(trainer)
-    real, strategy = trainer.fit_loop, trainer.strategy
+    strategy = trainer.strategy
     loop = _shadow(trainer)
     with ExitStack() as undo:
         undo.enter_context(buckets_as_at_first(strategy.model))
         snapshot = undo.enter_context(Snapshot(snapshot_device, users=(module, trainer.datamodule)))  # type: ignore[attr-defined]
-        batches = Trial(trainer, loop, snapshot)
+        data = TrialData(trainer, module, snapshot)
+        batches = Trial(trainer, loop, data)
+        data.remember()
         _remember(snapshot, trainer, module)
         unlogged: dict[str, Any] = {f"_{kind}_metrics": {} for kind in ("progress_bar", "logged", "callback")}
         snapshot.replace(trainer._logger_connector, _first_loop_iter=None, _current_fx=None, **unlogged)
@@ -196,7 +193,7 @@ def trial(
         snapshot.replace(trainer, fit_loop=loop, should_stop=False, accumulate_grad_batches=accumulated)
         asleep = sleepers(trainer, awake)
         put_to_sleep(snapshot, trainer, module, _Listener(batches), awake)
-        undo.enter_context(trial_data(real, loop, snapshot))
+        undo.enter_context(data.read(loop))
         # a trainer that detects anomalies would end the job at the NaN that a range test is out to find
         undo.enter_context(torch.autograd.set_detect_anomaly(False))
         undo.enter_context(torch.enable_grad())
@@ -261,7 +258,6 @@ class _Listener(Callback):
 def _remember(snapshot: Snapshot, trainer: Trainer, module: LightningModule) -> None:
     """Everything outside the loops that training batches can change."""
     strategy = trainer.strategy
-    remember_data(snapshot, trainer)
     snapshot.add(module)
     if is_deepspeed(trainer):
         remember_zero(snapshot, strategy.model)

@@ -161,7 +161,7 @@ class Snapshot:
     def _is_settled(self, part: Any) -> bool:
         """Whether an object needs no visit."""
         kind = type(part)
-        if kind in _EMPTY and not part:  # most of what a module has
+        if kind in _EMPTY and not part and (id(part), Depth.ALL) not in self._seen:  # most of what a module has
             self._undo.append(part.clear)
             return True
         return kind in _CONSTANTS
@@ -297,29 +297,58 @@ class Snapshot:
             self._undo.append(functools.partial(setattr, owner, name, getattr(owner, name)))
             setattr(owner, name, value)
 
-    def can_rewind(self, source: Any) -> bool:
+    def can_rewind(self, source: Any, beside: Iterable[object] = ()) -> bool:
         """Whether a data source is put back when it is added: nothing in it but data, functions, random generators.
+
+        Args:
+            source: The data source.
+            beside: Objects in it that do not count.
 
         Example:
             >>> Snapshot().can_rewind([1, 2]), Snapshot().can_rewind(iter([1, 2]))
             (True, False)
         """
-        pending, seen, budget = deque([source]), dict[int, Any](), _BUDGETS[Depth.DATA]
+        return all(
+            not is_used_up(value)
+            and (_is_inert(value) or self._kinds.of(value).is_known or elements_of(value) is not None)
+            for value in self.reached(source, beside)
+        )
+
+    def leave(self, source: Any, but: Iterable[object] = ()) -> None:
+        """Do not put back what a data source consists of, wherever else it is held; for one that is read on."""
+        for value in self.reached(source, but, installed=True):
+            self._seen.update({(id(value), depth): value for depth in Depth})
+
+    def reached(self, source: Any, but: Iterable[object] = (), installed: bool = False) -> Iterator[Any]:
+        """A value and all that it consists of, the nearest and the small containers first, as far as the budget goes.
+
+        Args:
+            source: The value.
+            but: Objects that are left out, with what they hold.
+            installed: Whether to look into objects of installed packages, too.
+        """
+        pending, budget = deque([source]), _BUDGETS[Depth.DATA]
+        seen = {id(value): value for value in but}  # holds the objects, so that ids stay theirs
         while pending and budget > 0:
             value = pending.popleft()
             if id(value) in seen:
                 continue
             seen[id(value)] = value
+            yield value
             kind = self._kinds.of(value)
-            if hasattr(value, "__next__") or not (_is_inert(value) or kind.is_known or elements_of(value) is not None):
-                return False
-            parts = [] if is_array(value) else inside(value, kind)
+            is_opaque = kind.standing is Standing.INSTALLED and not installed and elements_of(value) is None
+            parts = [] if is_opaque or is_array(value) else inside(value, kind)
             budget -= 1
             if len(parts) <= budget:
                 budget -= len(parts)
                 later = pending.extend if len(parts) > _MANY else pending.extendleft
                 later(part for part in parts if type(part) not in _CONSTANTS)
-        return True
+
+
+def is_used_up(value: Any) -> bool:
+    """Whether reading takes away from a value: an iterator, an open file, a queue, a connection."""
+    kind = type(value)
+    return hasattr(kind, "__next__") or hasattr(kind, "recv") or (hasattr(kind, "get") and hasattr(kind, "put"))
 
 
 def _is_under_parameters(value: Any) -> bool:

@@ -122,10 +122,9 @@ def keeping(*names: str) -> Mutation:
 
 def forgetting(*kinds: type) -> Mutation:
     """Leave objects of some classes out of the snapshot."""
-    add = Snapshot.add
+    visit = Snapshot._visit
 
-    def add_others(self, value, data=False):
-        if not isinstance(value, kinds):
-            add(self, value, data)
+    def visit_others(self, value, depth, is_root=False):
+        return (depth, []) if isinstance(value, kinds) else visit(self, value, depth, is_root)
 
-    return without("trial.snapshot.Snapshot.add", add_others)
+    return without("trial.snapshot.Snapshot._visit", visit_others)

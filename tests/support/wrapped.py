@@ -13,12 +13,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from exactness import SWEEP, AfterTrial, Case, MishapError, WithoutTrial, run
-from models import Plain, loader
 from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+
+from support.data import loader
+from support.exactness import SWEEP, AfterTrial, Case, MishapError, WithoutTrial, run
+from support.models import Plain
 
 
 class Deep(Plain):
