@@ -15,8 +15,9 @@ from types import FunctionType
 from typing import Any
 
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_clr.lightning import PACKAGES, Callback, LightningModule, Trainer, lightning_name, package_of
+from lightning_clr.lightning import PACKAGES, Callback, LightningModule, Trainer, lightning_name, lr_schedulers, package_of
 from lightning_clr.trial.silent import Silent, stand_in
 from lightning_clr.trial.snapshot import Snapshot
 
@@ -35,9 +36,9 @@ def put_to_sleep(
 ) -> None:
     """Let nobody but ``listener``, and callbacks of the classes ``awake``, notice the steps of a trial.
 
-    Until the end of the snapshot. Learning rate schedulers stay awake in manual optimization, where the user's code
-    steps them.
+    Until the end of the snapshot. Learning rate schedulers do not step, also where the user's code steps them.
     """
+    _silence_schedulers(snapshot, [*lr_schedulers(trainer), *_held_schedulers(module)])
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if is_one_of(callback, awake):
             snapshot.add(vars(callback))
@@ -52,6 +53,30 @@ def put_to_sleep(
     if module.automatic_optimization:
         configs = [dataclasses.replace(config, interval="asleep") for config in trainer.lr_scheduler_configs]
         snapshot.replace(trainer.strategy, lr_scheduler_configs=configs)
+
+
+def _held_schedulers(module: LightningModule) -> list[Any]:
+    """The learning rate schedulers that a module keeps in its attributes, also in lists and dictionaries."""
+    values = [*vars(module).values()]
+    for value in list(values):
+        values += value.values() if type(value) is dict else value if isinstance(value, list | tuple) else ()
+    return [value for value in values if isinstance(value, LRScheduler)]
+
+
+def _silence_schedulers(snapshot: Snapshot, schedulers: Iterable[Any]) -> None:
+    """Let no step be taken by schedulers, of which some would run out in a sweep longer than the training.
+
+    The learning rate of each step is the sweep's in any case.
+    """
+    for scheduler in schedulers:
+        snapshot.add_attributes(scheduler)
+        for name in ("step", "step_update"):
+            if hasattr(scheduler, name) and hasattr(scheduler, "__dict__"):
+                vars(scheduler)[name] = _do_nothing
+
+
+def _do_nothing(*args: Any, **kwargs: Any) -> None:
+    pass
 
 
 def set_up_only(snapshot: Snapshot, trainer: Trainer, first: Callback) -> None:
