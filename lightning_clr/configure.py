@@ -1,16 +1,19 @@
 """What ``configure_optimizers`` returns to have a schedule stepping per optimizer step, with or without the mixin."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_clr.bounds import LRBounds
 from lightning_clr.checks import require
-from lightning_clr.lightning import LightningModule, optimizer_steps
-from lightning_clr.scheduler import ScheduleLR
+from lightning_clr.lightning import LightningModule, length_settings, lr_schedulers, optimizer_steps
+from lightning_clr.scheduler import ScheduleLR, is_optimizer, require_numeric_lrs
 from lightning_clr.schedules import Schedule
+from lightning_clr.steps import is_skipped
+from lightning_clr.trial.private import batches_done
 
 
 def scheduled(
@@ -21,22 +24,20 @@ def scheduled(
     total_steps: int | None = None,
 ) -> Any:
     """What ``configure_optimizers`` of any module should return, see :meth:`~lightning_clr.CLRMixin.with_schedule`."""
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+    optimizers: list[Any] = [optimizer] if is_optimizer(optimizer) else list(optimizer or ())  # type: ignore[arg-type]
     require("optimizer", optimizer, "be an Optimizer, or a list of them", lambda _: optimizers)
+    require_numeric_lrs(optimizers, "A schedule sets")
+    planned_for = None
     if total_steps is None and schedule.needs_total_steps:
         total_steps = optimizer_steps(pl_module.trainer)
-    reference_lr = max(float(group["lr"]) for one in optimizers for group in one.param_groups)
-    configs = [
-        {
-            "optimizer": one,
-            "lr_scheduler": {
-                "scheduler": ScheduleLR(one, schedule, total_steps, lr_bounds, reference_lr=reference_lr),
-                "interval": "step",
-            },
-        }
-        for one in optimizers
-    ]
-    return configs[0] if isinstance(optimizer, Optimizer) else configs
+        planned_for = length_settings(pl_module.trainer)
+    reference_lr = max(float(group.get("initial_lr", group["lr"])) for one in optimizers for group in one.param_groups)
+    configs = []
+    for one in optimizers:
+        scheduler = ScheduleLR(one, schedule, total_steps, lr_bounds, reference_lr=reference_lr)
+        scheduler.planned_for = planned_for
+        configs.append({"optimizer": one, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}})
+    return configs[0] if is_optimizer(optimizer) else configs
 
 
 def attach_schedule(pl_module: LightningModule, schedule: Schedule, lr_bounds: LRBounds | None = None) -> None:
@@ -54,13 +55,15 @@ def attach_schedule(pl_module: LightningModule, schedule: Schedule, lr_bounds: L
     plain = module.configure_optimizers.__func__  # with the module beside it, since a bound method cannot be pickled
     module.configure_optimizers = partial(_configure_scheduled, module, plain, schedule, lr_bounds)
     module.lr_scheduler_step = partial(_lr_scheduler_step, module, module.lr_scheduler_step.__func__)
+    for name, then in (("on_fit_start", start_plans), ("on_train_epoch_start", keep_plans)):
+        setattr(module, name, partial(_and_then, module, getattr(module, name).__func__, then))
 
 
 def _configure_scheduled(pl_module: Any, plain: Any, schedule: Schedule, lr_bounds: LRBounds | None) -> Any:
     optimizer = plain(pl_module)
     if isinstance(optimizer, dict) and "lr_scheduler" not in optimizer:
         optimizer = optimizer["optimizer"]
-    if not isinstance(optimizer, Optimizer) and not _are_optimizers(optimizer):
+    if not is_optimizer(optimizer) and not _are_optimizers(optimizer):
         raise ValueError(
             f"{type(schedule).__name__} can be attached where `configure_optimizers` returns an optimizer or a list of"
             f" optimizers, but that of {type(pl_module).__name__} returns {type(optimizer).__name__} with more in it."
@@ -70,14 +73,73 @@ def _configure_scheduled(pl_module: Any, plain: Any, schedule: Schedule, lr_boun
 
 
 def _are_optimizers(optimizers: Any) -> bool:
-    return isinstance(optimizers, list | tuple) and all(isinstance(one, Optimizer) for one in optimizers)
+    return isinstance(optimizers, list | tuple) and all(is_optimizer(one) for one in optimizers)
 
 
 def _lr_scheduler_step(pl_module: Any, plain: Any, scheduler: Any, metric: Any) -> None:
-    if is_step_due(scheduler):
+    if is_step_due(pl_module.trainer, scheduler):
         plain(pl_module, scheduler, metric)
 
 
-def is_step_due(scheduler: Any) -> bool:
-    """Whether a scheduler should advance: ours not after a step that mixed precision has skipped."""
-    return not isinstance(scheduler, ScheduleLR) or scheduler.optimizer_stepped
+def _and_then(pl_module: Any, plain: Any, then: Callable[[Any], None]) -> None:
+    plain(pl_module)
+    then(pl_module.trainer)
+
+
+def start_plans(trainer: Any) -> None:
+    """Start from each schedule's learning rate, with the length that training has now that it is about to begin."""
+    for scheduler in _schedules(trainer):
+        scheduler.is_underway = True
+        _keep_length(trainer, scheduler)
+        scheduler.apply()
+
+
+def keep_plans(trainer: Any, batches: int = 0) -> None:
+    """Have each schedule end when training ends, and be where training is.
+
+    Its length is worked out anew if what it followed from has changed: data that were loaded again, the trainer's
+    limits. It takes the place of a schedule that a checkpoint does not know.
+
+    Args:
+        trainer: The trainer.
+        batches: Number of batches of this epoch that have been trained on.
+    """
+    for scheduler in _schedules(trainer):
+        if scheduler.is_underway:  # these are not the steps of one of Lightning's finders
+            if trainer.ckpt_path and not scheduler.is_restored:
+                _take_place(scheduler, trainer.global_step // len(trainer.optimizers) - (batches > 0))
+            _keep_length(trainer, scheduler, batches)
+
+
+def is_step_due(trainer: Any, scheduler: Any) -> bool:
+    """Whether a scheduler should advance: ours not after a step that mixed precision has skipped.
+
+    The place for a last look at the plan, since hooks that come earlier may be the user's own.
+    """
+    if not isinstance(scheduler, ScheduleLR):
+        return True
+    keep_plans(trainer, batches_done(trainer))
+    return not is_skipped(trainer, [scheduler.optimizer], scheduler.optimizer_stepped)
+
+
+def _schedules(trainer: Any) -> list[ScheduleLR]:
+    return [scheduler for scheduler in lr_schedulers(trainer) if isinstance(scheduler, ScheduleLR)]
+
+
+def _keep_length(trainer: Any, scheduler: ScheduleLR, batches: int = 0) -> None:
+    settings = length_settings(trainer)
+    if scheduler.planned_for not in (None, settings):
+        scheduler.planned_for = settings
+        done = scheduler.last_epoch + (batches > 0)
+        resumes = None if scheduler.last_epoch == 0 and batches == 0 else False
+        scheduler.move_to(scheduler.last_epoch, done + optimizer_steps(trainer, batches, resumes))
+
+
+def _take_place(scheduler: ScheduleLR, step: int) -> None:
+    scheduler.is_restored = step > 0
+    if step > 0 and step != scheduler.last_epoch:
+        scheduler.move_to(step, scheduler.total_steps)
+        rank_zero_warn(
+            f"The checkpoint does not say where {type(scheduler.schedule).__name__} was: it goes on at step {step} of"
+            f" {scheduler.total_steps}, with lr {scheduler.get_last_lr()[0]:.3g}."
+        )

@@ -124,23 +124,45 @@ def accumulated_batches(trainer: Trainer, epochs: Sequence[int] = (0,)) -> list[
     return [int(trainer.accumulate_grad_batches)] * len(epochs)
 
 
-def optimizer_steps(trainer: Trainer) -> int:
-    """Length of the whole training in optimizer steps, as the trainer is configured.
+def length_settings(trainer: Trainer) -> tuple[Any, ...]:
+    """What the length of training follows from, and what may change while it goes on."""
+    return trainer.num_training_batches, trainer.max_epochs, trainer.max_steps, trainer.accumulate_grad_batches
+
+
+def optimizer_steps(trainer: Trainer, batches: int = 0, resumes: bool | None = None) -> int:
+    """How many optimizer steps are ahead, as the trainer is configured: all of a training that is resumed.
+
+    Args:
+        trainer: The trainer, in the epoch that it is at: a second ``fit`` goes on where the first has ended.
+        batches: How many batches of this epoch have been trained on.
+        resumes: Whether a checkpoint will say where training is; by default if one is to be loaded.
 
     Raises:
         ValueError: If training has no known end.
     """
-    estimate = trainer.estimated_stepping_batches
-    batches, epochs = trainer.num_training_batches, trainer.max_epochs or 0
-    if callbacks_of_kind(trainer, "GradientAccumulationScheduler") and epochs > 0 and math.isfinite(batches):
-        estimate = sum(math.ceil(batches / count) for count in accumulated_batches(trainer, range(epochs)))
-        estimate = min(estimate, trainer.max_steps) if trainer.max_steps >= 0 else estimate
-    if math.isfinite(estimate) and estimate >= 0:
-        return max(1, int(estimate))
+    _ = trainer.estimated_stepping_batches  # loads the data
+    resumes = bool(trainer.ckpt_path) if resumes is None else resumes
+    first, step = (0, 0) if resumes else (trainer.current_epoch, trainer.global_step)
+    ahead = _steps_in_epochs(trainer, first, batches)
+    if trainer.max_steps >= 0:
+        ahead = min(ahead, trainer.max_steps - step)
+    if math.isfinite(ahead):
+        return max(1 if batches == 0 else 0, int(ahead))
     raise ValueError(
         "This schedule needs to know how long training lasts, but the Trainer has no end that is known beforehand"
         f" (max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}, training batches per epoch:"
-        f" {batches}). Set `max_steps`, or for data without a length `max_epochs` together with"
+        f" {trainer.num_training_batches}). Set `max_steps`, or for data without a length `max_epochs` together with"
         " `limit_train_batches`, or call `with_schedule(optimizer, total_steps=…)`, or use `Cyclic(step_size=…)`,"
         " which needs no total."
     )
+
+
+def _steps_in_epochs(trainer: Trainer, first: int, batches: int) -> float:
+    """Optimizer steps from an epoch to the last, without those of its first ``batches``; infinite without an end."""
+    per_epoch, last = trainer.num_training_batches, trainer.max_epochs
+    if last in (None, -1) or not math.isfinite(per_epoch):
+        return math.inf
+    epochs = range(first, max(last, first + (first == 0)))
+    accumulated = accumulated_batches(trainer, epochs)
+    steps = [math.ceil(per_epoch / count) for count in accumulated]
+    return sum(steps) - steps[0] + math.ceil(max(per_epoch - batches, 0) / accumulated[0]) if steps else 0

@@ -7,9 +7,7 @@ from torch.optim import Optimizer
 
 from lightning_clr.bounds import LRBounds
 from lightning_clr.checks import require
-from lightning_clr.configure import is_step_due, scheduled
-from lightning_clr.lightning import lr_schedulers, optimizer_steps
-from lightning_clr.scheduler import ScheduleLR
+from lightning_clr.configure import is_step_due, keep_plans, scheduled, start_plans
 from lightning_clr.schedules import OneCycle, Schedule
 
 
@@ -37,7 +35,6 @@ class CLRMixin:
 
     schedule: Schedule = OneCycle()
     lr_bounds: LRBounds | None = None
-    _planned_batches: float | None = None
 
     def __init__(
         self, *args: Any, schedule: Schedule | None = None, lr_bounds: LRBounds | None = None, **kwargs: Any
@@ -68,22 +65,19 @@ class CLRMixin:
         Raises:
             ValueError: If the schedule needs to know how long training lasts and the Trainer does not.
         """
-        if total_steps is None and self.schedule.needs_total_steps:
-            self._planned_batches = self.trainer.num_training_batches  # type: ignore[attr-defined]
         return scheduled(self, optimizer, self.schedule, self.lr_bounds, total_steps)
 
     def on_fit_start(self) -> None:
         """Start from the schedule's learning rate, and plan anew if a ``BatchSizeFinder`` has changed the length."""
         super().on_fit_start()  # type: ignore[misc]
-        trainer = self.trainer  # type: ignore[attr-defined]
-        for scheduler in lr_schedulers(trainer):
-            if isinstance(scheduler, ScheduleLR):
-                if self._planned_batches not in (None, trainer.num_training_batches):
-                    scheduler.total_steps = optimizer_steps(trainer)
-                scheduler.apply()
-        self._planned_batches = None
+        start_plans(self.trainer)  # type: ignore[attr-defined]
+
+    def on_train_epoch_start(self) -> None:
+        """Plan anew if training has become longer or shorter, and take the place of a schedule of another kind."""
+        super().on_train_epoch_start()  # type: ignore[misc]
+        keep_plans(self.trainer)  # type: ignore[attr-defined]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Do not advance on a step that mixed precision has skipped."""
-        if is_step_due(scheduler):
+        if is_step_due(self.trainer, scheduler):  # type: ignore[attr-defined]
             super().lr_scheduler_step(scheduler, metric)  # type: ignore[misc]

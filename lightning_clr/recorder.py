@@ -1,7 +1,6 @@
 """One plan carried out: the rising learning rate, the value of every step over all ranks, and when it ends."""
 
 import collections
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +13,12 @@ from lightning_clr.bounds import LRBounds
 from lightning_clr.checks import add_note, require
 from lightning_clr.curve import Curve
 from lightning_clr.divergence import Divergence
-from lightning_clr.lightning import Trainer, is_deepspeed, lr_schedulers, torch_optimizers
+from lightning_clr.lightning import Trainer, lr_schedulers, torch_optimizers
 from lightning_clr.plan import SweepPlan
-from lightning_clr.scheduler import ScheduleLR, in_place
+from lightning_clr.scheduler import ScheduleLR, in_place, require_numeric_lrs
 from lightning_clr.schedules import Sweep
 from lightning_clr.settings import FEWEST_POINTS, Settings
+from lightning_clr.steps import StepWatch, may_skip
 from lightning_clr.trial.deepspeed import require_known_zero
 from lightning_clr.trial.loop import Trial, can_end_in_a_step
 from lightning_clr.trial.signals import is_sigterm
@@ -54,9 +54,11 @@ class Recorder:
         self.lrs: list[float] = []
         self.values: list[float] = []
         self.schedulers = _schedulers(trainer, plan)
+        self._steps = StepWatch(trainer, torch_optimizers(trainer))
+        self._with_modes = [one for one in torch_optimizers(trainer) if callable(getattr(one, "train", None))]
         self.step = 0
         self.validates = False  # whether a value takes a validation run, which is not made at every step
-        self._skips = is_deepspeed(trainer) or getattr(trainer.precision_plugin, "scaler", None) is not None
+        self._skips = may_skip(trainer)
         self._fewest_points = fewest_points
         self._votes = Votes(trainer)
         self._ended = False
@@ -130,15 +132,16 @@ class Recorder:
         """One optimizer step, over as many batches as it accumulates."""
         patience = _PATIENCE * self.trainer.accumulate_grad_batches
         for _ in range(patience):
-            value = self._monitored(self.trial.run_batch())
+            for optimizer in self._with_modes:  # schedule-free ones, switched in hooks that do not run in a trial
+                optimizer.train()  # type: ignore[attr-defined]
+            with self._steps:
+                loss = self.trial.run_batch()
+            value = self._monitored(loss)
             if value is not None:
                 self._window.append(value)
             if not self._have_stepped(value):
                 continue
-            counts = self._take_value()
-            for scheduler in self.schedulers:
-                scheduler.optimizer_stepped = False
-            if counts:
+            if self._take_value():
                 break
         else:
             raise ValueError(
@@ -151,7 +154,7 @@ class Recorder:
 
     def _have_stepped(self, value: Tensor | None) -> bool:
         """Whether the optimizers have stepped, or would have if mixed precision had not seen infinity on some rank."""
-        if any(scheduler.optimizer_stepped for scheduler in self.schedulers):
+        if self._steps.stepped:
             return True
         if not self._skips:
             return False
@@ -294,6 +297,7 @@ def _schedulers(trainer: Trainer, plan: SweepPlan) -> list[ScheduleLR]:
     for optimizer, lrs in zip(optimizers, peaks, strict=True):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = in_place(group["lr"], lr)
+            group.pop("initial_lr", None)  # the ratios are those at the peak
     bounds = LRBounds(plan.min_lr, plan.max_lr)
     all_lrs = [lr for lrs in peaks for lr in lrs]
     reference_lr = max(all_lrs)
@@ -313,8 +317,8 @@ def require_sweepable(trainer: Trainer) -> None:
     """Refuse, before the first step, what cannot be swept.
 
     Raises:
-        ValueError: If there is no optimizer with a learning rate, one that drives the training step itself, or
-            a strategy whose state cannot be restored, or that cannot add up numbers of all ranks.
+        ValueError: If there is no optimizer with a learning rate that is a number, or a strategy whose state cannot be
+            restored, or that cannot add up numbers of all ranks.
     """
     optimizers = torch_optimizers(trainer)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
@@ -324,13 +328,7 @@ def require_sweepable(trainer: Trainer) -> None:
             f" {[type(optimizer).__name__ for optimizer in optimizers]} have none. Return an optimizer with `lr` from"
             " `configure_optimizers`, or remove `LRRangeTest`."
         )
-    for optimizer in optimizers:
-        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-        if closure is not None and closure.default is inspect.Parameter.empty:
-            raise ValueError(
-                f"A range test needs one evaluation per optimizer step, but {type(optimizer).__name__} drives the"
-                " training step itself, several times a step. Choose another optimizer, or remove `LRRangeTest`."
-            )
+    require_numeric_lrs(optimizers, "A range test sweeps")
     require_known_zero(trainer)
     if trainer.world_size > 1 and not _has_process_group():
         _require_reduction(trainer)

@@ -276,12 +276,6 @@ REFUSED_AT_FIT = {
         ValueError,
         r"sweeps the learning rate .* \['Rprop'\] have none\. Return an optimizer with `lr`",
     ),
-    "LBFGS": (
-        lambda: WithOptimizer(torch.optim.LBFGS),
-        fit,
-        ValueError,
-        r"needs one evaluation per optimizer step, but LBFGS .* Choose another optimizer",
-    ),
     "lr 0": (lambda: WithOptimizer(sgd_at_zero), fit, ValueError, r"needs a positive `lr` in .* group, got \[0\.0\]"),
     "manual, no loss and no monitor": (
         Manual,

@@ -53,3 +53,8 @@ def logs_hyperparameters(module: LightningModule) -> bool:
 def has_hparams_of_config(module: LightningModule) -> bool:
     """Whether a module's hyper-parameters are the command line's, which holds what it makes as configuration."""
     return "_instantiator" in module.hparams
+
+
+def batches_done(trainer: Trainer) -> int:
+    """How many batches of the current epoch have been trained on, while it goes on."""
+    return int(trainer.fit_loop.epoch_loop.batch_idx) + 1
