@@ -9,14 +9,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
     CyclicLR,
-    LRScheduler,
     OneCycleLR,
     ReduceLROnPlateau,
     SequentialLR,
 )
 
 from lightning_clr.bounds import LRBounds
-from lightning_clr.scheduler import ScheduleLR, in_place
+from lightning_clr.scheduler import ScheduleLR, in_place, write_lrs
+
+_WORDS_WITH_LR = {"min", "max", "base", "init", "initial", "warmup", "start", "end", "final", "peak", "target"}
+"""What a number that is a learning rate may be called beside ``lr``; ``lr_decay`` is another thing."""
 
 
 def constant_lr(bounds: LRBounds) -> float:
@@ -51,8 +53,9 @@ def peak_lrs(optimizers: Sequence[Optimizer], schedulers: Sequence[Any]) -> list
 def apply_bounds(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bounds: LRBounds) -> float:
     """Make the schedulers move between ``bounds``, or set the constant learning rate where there is no scheduler.
 
-    :class:`ScheduleLR` and torch's ``CyclicLR`` and ``OneCycleLR`` get both bounds. Any other scheduler that starts
-    from a learning rate starts from ``max_lr``. Without one, or with ``ReduceLROnPlateau``, the groups are set to
+    :class:`ScheduleLR` and torch's ``CyclicLR`` and ``OneCycleLR`` get both bounds. Any other scheduler of torch's that
+    starts from a learning rate starts from ``max_lr``; of one that is not torch's, such as timm's, all learning rates
+    are scaled so that the largest is ``max_lr``. Without one, or with ``ReduceLROnPlateau``, the groups are set to
     :func:`constant_lr`. All groups of all optimizers keep their ratios.
 
     Args:
@@ -77,9 +80,9 @@ def apply_bounds(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bou
         drivers = _drivers(optimizer, schedulers)
         own = [scheduler for scheduler in drivers if isinstance(scheduler, ScheduleLR)]
         if not drivers:
-            _set_lrs(optimizer, [constant_lr(bounds) * ratio for ratio in ratios])
+            write_lrs(optimizer, [constant_lr(bounds) * ratio for ratio in ratios])
         if len(own) < len(drivers):
-            _restart(optimizer, drivers, bounds, ratios)
+            _restart(optimizer, drivers, bounds, lrs, top)
         for scheduler in own:
             share = scheduler.bounds.max_lr / top  # below 1 if another optimizer has the largest learning rate
             scheduler.set_bounds(LRBounds(bounds.base_lr * share, bounds.max_lr * share))
@@ -121,19 +124,29 @@ def _peak_lr(group: dict[str, Any], index: int, drivers: Sequence[Any]) -> float
             return float(scheduler.max_lrs[index])
         if isinstance(scheduler, OneCycleLR):
             return float(group["max_lr"])
-    return float(group.get("initial_lr", group["lr"]) if drivers else group["lr"])
+        if not _is_torchs(scheduler):
+            named: list[Any] = [getattr(scheduler, name, None) for name in ("max_lr", "lr_max", "peak_lr")]
+            return next((float(lr) for lr in named if _is_number(lr)), _initial_lr(group))
+    return _initial_lr(group) if drivers else float(group["lr"])
 
 
-def _restart(optimizer: Optimizer, drivers: Sequence[Any], bounds: LRBounds, ratios: Sequence[float]) -> None:
+def _initial_lr(group: dict[str, Any]) -> float:
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def _restart(
+    optimizer: Optimizer, drivers: Sequence[Any], bounds: LRBounds, peaks: Sequence[float], top: float
+) -> None:
     """Bring groups and schedulers to where they were if the schedulers had been constructed with the bounds."""
+    ratios = [lr / top for lr in peaks]
     base_lrs: list[float | Tensor] = [bounds.base_lr * ratio for ratio in ratios]
     max_lrs: list[float | Tensor] = [bounds.max_lr * ratio for ratio in ratios]
     initial_lrs = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     between = [scheduler for scheduler in drivers if isinstance(scheduler, CyclicLR | OneCycleLR)]
-    starts_low = any(scheduler.base_lrs == initial_lrs for scheduler in between)
+    starts_low = any(_first_lrs(scheduler) == initial_lrs for scheduler in drivers)
     start_lrs = base_lrs if starts_low else max_lrs
     for scheduler in drivers:
-        _hand_over(scheduler, base_lrs, max_lrs, start_lrs)
+        _hand_over(scheduler, initial_lrs, base_lrs, max_lrs, start_lrs, bounds.max_lr / top)
     for group, initial_lr, start_lr in zip(optimizer.param_groups, initial_lrs, start_lrs, strict=True):
         warmth = float(group["lr"]) / float(initial_lr) if initial_lr else 1.0  # below 1 at the start of a warm-up
         group["lr"] = in_place(group["lr"], start_lr * warmth)
@@ -143,10 +156,24 @@ def _restart(optimizer: Optimizer, drivers: Sequence[Any], bounds: LRBounds, rat
         if scheduler.last_epoch >= 0:  # others wait for their turn in a sequence
             with warnings.catch_warnings():  # torch wants get_lr to be called from step only
                 warnings.simplefilter("ignore", UserWarning)
-                _set_lrs(optimizer, scheduler.get_lr())
+                write_lrs(optimizer, scheduler.get_lr())
 
 
-def _hand_over(scheduler: Any, base_lrs: list[Any], max_lrs: list[Any], start_lrs: list[Any]) -> None:
+def _first_lrs(scheduler: Any) -> Any:
+    """The lower learning rates, if a scheduler moves between two: a warm-up before it leads up to them."""
+    if isinstance(scheduler, ScheduleLR):
+        return [scheduler.bounds.base_lr * ratio for ratio in scheduler.ratios]
+    return scheduler.base_lrs if isinstance(scheduler, CyclicLR | OneCycleLR) else None
+
+
+def _hand_over(
+    scheduler: Any,
+    initial_lrs: list[Any],
+    base_lrs: list[Any],
+    max_lrs: list[Any],
+    start_lrs: list[Any],
+    factor: float,
+) -> None:
     if isinstance(scheduler, CyclicLR):
         scheduler.base_lrs, scheduler.max_lrs = base_lrs, max_lrs
     elif isinstance(scheduler, OneCycleLR):
@@ -154,16 +181,44 @@ def _hand_over(scheduler: Any, base_lrs: list[Any], max_lrs: list[Any], start_lr
         for group, base_lr, max_lr in zip(scheduler.optimizer.param_groups, base_lrs, max_lrs, strict=True):
             final_div_factor = group["initial_lr"] / group["min_lr"] if group["min_lr"] else 1.0  # frozen at 0
             group.update(max_lr=max_lr, min_lr=base_lr / final_div_factor)
-    elif isinstance(scheduler, LRScheduler):
+    elif _is_torchs(scheduler):
         scheduler.base_lrs = [*start_lrs]
-    else:
+    elif not _scale(scheduler, initial_lrs, start_lrs, factor):
         warnings.warn(
-            f"The bounds of the range test cannot reach a {type(scheduler).__name__}, which is not a torch scheduler:"
-            " the optimizer's lr is set, but the scheduler may overwrite it.",
+            f"The bounds of the range test cannot reach a {type(scheduler).__name__}, which is not a torch scheduler"
+            " and has no `base_values` or `base_lrs`: the optimizer's lr is set, but the scheduler may overwrite it."
+            f" Construct it with {max_lrs[0]:.3g} as the largest learning rate.",
             stacklevel=4,
         )
 
 
-def _set_lrs(optimizer: Optimizer, lrs: Sequence[float | Tensor]) -> None:
-    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-        group["lr"] = in_place(group["lr"], lr)
+def _is_torchs(scheduler: Any) -> bool:
+    return type(scheduler).__module__.startswith("torch.") or isinstance(scheduler, ScheduleLR)
+
+
+def _scale(scheduler: Any, initial_lrs: list[Any], start_lrs: list[Any], factor: float) -> bool:
+    """Multiply all learning rates of a scheduler that is not torch's, such as timm's, so that it keeps its form.
+
+    They are the lists with one number for each group that it starts from (``base_values``, ``base_lrs``) or warms up by
+    (``warmup_steps``), and the numbers that are named as learning rates (``lr_min``, ``warmup_start_lr``).
+    """
+    starts = [name for name in ("base_values", "base_lrs") if isinstance(getattr(scheduler, name, None), list)]
+    if not starts or getattr(scheduler, "param_group_field", "lr") != "lr":
+        return False
+    for name, value in vars(scheduler).items():
+        if name in starts:
+            setattr(scheduler, name, [*start_lrs] if value == initial_lrs else [one * factor for one in value])
+        elif name == "warmup_steps" and isinstance(value, list):
+            setattr(scheduler, name, [one * factor for one in value])
+        elif _is_named_lr(name) and _is_number(value):
+            setattr(scheduler, name, value * factor)
+    return True
+
+
+def _is_named_lr(name: str) -> bool:
+    words = {*name.split("_")} - {""}
+    return bool(words & {"lr", "eta"}) and words <= {"lr", "eta"} | _WORDS_WITH_LR
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from lightning_clr.apply import peak_lrs, peak_momentum
 from lightning_clr.bounds import LRBounds
@@ -64,7 +65,8 @@ class Recorder:
         self._ended = False
         self._ended_by = ""
         self._diverges = Divergence(None if settings.monitor_mode == "max" else settings.stop_factor)
-        self._window: list[Tensor] = []  # the values of the batches since the last step
+        mean = MeanMetric(nan_strategy="disable", sync_on_compute=False)
+        self._window = mean.set_dtype(torch.float32).to(trainer.strategy.root_device)  # the batches since the last step
         self._unread = collections.deque[tuple[float, _Value]]()
         self._lag = _LAG if trainer.strategy.root_device.type == "cuda" or trainer.world_size > 1 else 0
         batches.on_optimizer_step = self._apply
@@ -138,7 +140,7 @@ class Recorder:
                 loss = self.trial.run_batch()
             value = self._monitored(loss)
             if value is not None:
-                self._window.append(value)
+                self._window.update(value)
             if not self._have_stepped(value):
                 continue
             if self._take_value():
@@ -164,8 +166,8 @@ class Recorder:
     def _take_value(self) -> bool:
         """Take the value of this step, if one is due; whether the step counts, since no rank may have a loss."""
         if not self.validates:
-            window, self._window = self._window, []
-            value = sum(window[1:], window[0]) / len(window) if window else None
+            value = self._window.compute() if self._window.update_called else None
+            self._window.reset()
         elif self.step % self.settings.val_every_n_steps == 0 or self.step == self.plan.num_steps - 1:
             value = self._logged(self.trial.validate())
             self._require_enough_validations()

@@ -9,12 +9,14 @@ import pytest
 import pytorch_optimizer
 import torch
 import torch_optimizer
-from models import Plain, loader, quiet_trainer
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.optim import SGD
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from lightning_clr import CLRMixin, Cyclic, LRBounds, LRRangeTest, ScheduleLR
+from support.data import loader
+from support.models import Plain
+from support.training import quiet_trainer
 
 
 class NoHooks(torch.optim.Optimizer):

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from models import Plain, loader, quiet_trainer
 
 from lightning_clr import CLRMixin, LRRangeTest, OneCycle, ScheduleLR, lr_range_test
+from support.data import loader
+from support.models import Plain
+from support.training import quiet_trainer
 
 
 class OwnRate(torch.optim.Optimizer):

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "schedules.py": {"bounds", "checks"},
     "settings.py": {"checks"},
     "curve.py": {"checks"},
+    "divergence.py": {"curve"},
     "valley.py": {"curve", "settings"},
     "roughness.py": {"curve", "settings"},
     "reading.py": {"bounds", "curve", "roughness", "settings", "valley"},
@@ -34,7 +35,9 @@ MAY_IMPORT = {
     "loggers.py": {"files", "result"},
     "scheduler.py": {"bounds", "checks", "schedules"},
     "apply.py": {"bounds", "scheduler"},
+    "hyperparameters.py": {"bounds"},
     "lightning.py": set(),
+    "steps.py": {"lightning"},
     "progress.py": {"lightning"},
     "trial/__init__.py": set(),
     "trial/containers.py": set(),
@@ -42,27 +45,29 @@ MAY_IMPORT = {
     "trial/tensors.py": set(),
     "trial/kinds.py": {"trial.containers", "trial.tensors"},
     "trial/snapshot.py": {"trial.containers", "trial.kinds", "trial.randomness", "trial.tensors"},
-    "trial/silent.py": set(),
-    "trial/votes.py": set(),
-    "trial/processes.py": {"lightning"},
     "trial/private.py": {"lightning"},
     "trial/signals.py": {"lightning"},
+    "trial/votes.py": {"lightning"},
+    "trial/processes.py": {"lightning", "trial.private", "trial.snapshot"},
+    "trial/silent.py": set(),
     "trial/asleep.py": {"lightning", "trial.silent", "trial.snapshot"},
-    "trial/data.py": {"lightning", "trial.snapshot"},
+    "trial/replay.py": {"trial.snapshot"},
+    "trial/data.py": {"lightning", "trial.replay", "trial.snapshot"},
+    "trial/ddp.py": set(),
     "trial/deepspeed.py": {"lightning", "trial.snapshot"},
-    "trial/loop.py": {"lightning", "trial.asleep", "trial.data", "trial.deepspeed", "trial.private", "trial.signals"}
-    | {"trial.snapshot"},
-    "recorder.py": {"apply", "bounds", "checks", "curve", "lightning", "plan", "scheduler", "schedules", "settings"}
-    | {"trial.deepspeed", "trial.loop"},
-    "configure.py": {"bounds", "checks", "lightning", "scheduler", "schedules"},
-    "mixin.py": {"bounds", "checks", "configure", "lightning", "scheduler", "schedules"},
-    "range_test.py": {"apply", "checks", "curve", "lightning", "loggers", "plan", "progress", "reading", "recorder"}
-    | {"result", "search", "settings", "trial.asleep", "trial.loop", "trial.private", "trial.signals"}
-    | {"trial.snapshot"},
+    "trial/loop.py": {"checks", "lightning", "trial.asleep", "trial.data", "trial.ddp", "trial.deepspeed"}
+    | {"trial.private", "trial.signals", "trial.snapshot"},
+    "recorder.py": {"apply", "bounds", "checks", "curve", "divergence", "lightning", "plan", "scheduler", "schedules"}
+    | {"settings", "steps", "trial.deepspeed", "trial.loop", "trial.signals", "trial.votes"},
+    "configure.py": {"bounds", "checks", "lightning", "scheduler", "schedules", "steps", "trial.private"},
+    "mixin.py": {"bounds", "checks", "configure", "schedules"},
+    "range_test.py": {"apply", "bounds", "checks", "curve", "hyperparameters", "lightning", "loggers", "plan"}
+    | {"progress", "reading", "recorder", "result", "search", "settings", "trial.asleep", "trial.loop"}
+    | {"trial.private", "trial.processes", "trial.signals", "trial.snapshot"},
     "cli.py": {"bounds", "configure", "files", "lightning", "mixin", "range_test", "result", "schedules"},
 }
-PURE = ["bounds", "checks", "curve", "plan", "reading", "roughness", "schedules", "search", "second_sweep", "settings"]
-PURE += ["valley"]
+PURE = ["bounds", "checks", "curve", "divergence", "plan", "reading", "roughness", "schedules", "search"]
+PURE += ["second_sweep", "settings", "valley"]
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torchmetrics"}
 PRIVATE = re.compile(
     r"\b(fit_loop|epoch_loop|val_loop|\w*_connector|_\w*Loop|_combined_loader|_data_fetcher|_data_source|_results"
@@ -154,7 +159,16 @@ def test_arrows_do_not_turn_round(room, allowed):
 
 @pytest.mark.parametrize(
     "room",
-    ["apply.py", "files.py", "loggers.py", "picture.py", "result.py", "scheduler.py", "trial/snapshot.py"],
+    [
+        "apply.py",
+        "files.py",
+        "loggers.py",
+        "picture.py",
+        "result.py",
+        "scheduler.py",
+        "trial/containers.py",
+        "trial/tensors.py",
+    ],
 )
 def test_room_needs_no_lightning(room):
     """These work with plain torch, or with whatever trainer they are handed."""

@@ -4,12 +4,14 @@ import warnings
 
 import pytest
 import torch
-from models import Plain, Scheduled, loader, quiet_trainer
 from pytorch_lightning import Callback, LightningDataModule
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, StepLR
 
 from lightning_clr import CLRMixin, Cyclic, LRBounds, LRRangeTest, OneCycle
 from lightning_clr.configure import attach_schedule
+from support.data import loader
+from support.models import Plain, Scheduled
+from support.training import quiet_trainer
 
 
 class Rates(Callback):

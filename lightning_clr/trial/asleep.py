@@ -17,7 +17,15 @@ from typing import Any
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_clr.lightning import PACKAGES, Callback, LightningModule, Trainer, lightning_name, lr_schedulers, package_of
+from lightning_clr.lightning import (
+    PACKAGES,
+    Callback,
+    LightningModule,
+    Trainer,
+    lightning_name,
+    lr_schedulers,
+    package_of,
+)
 from lightning_clr.trial.silent import Silent, stand_in
 from lightning_clr.trial.snapshot import Snapshot
 
@@ -73,10 +81,6 @@ def _silence_schedulers(snapshot: Snapshot, schedulers: Iterable[Any]) -> None:
         for name in ("step", "step_update"):
             if hasattr(scheduler, name) and hasattr(scheduler, "__dict__"):
                 vars(scheduler)[name] = _do_nothing
-
-
-def _do_nothing(*args: Any, **kwargs: Any) -> None:
-    pass
 
 
 def set_up_only(snapshot: Snapshot, trainer: Trainer, first: Callback) -> None:
