@@ -306,7 +306,7 @@ def _untold(pl_module: LightningModule, told: Told, refusals: dict[str, str]) ->
     if refusals:
         problems.append("the module's hyper-parameters are left as they are, too")
     if told.left:
-        problems.append(f"left as they are, where a number cannot take their place: {', '.join(told.left)}")
+        problems.append(f"left as they are, being no plain numbers or not to be written: {', '.join(told.left)}")
     if not told.is_known:
         problems.append(f"no attribute or hyper-parameter of {type(pl_module).__name__} tells the learning rate")
     return "; ".join(problems)

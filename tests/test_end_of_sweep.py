@@ -125,7 +125,10 @@ class Gaussian(Plain):
     def loss(self, batch):
         if Ends.on and self.trainer.optimizers[0].param_groups[0]["lr"] > 0.3:
             self.head.weight.data.fill_(math.nan)
-        return super().loss(batch) + 0 * Normal(0.0, self(batch[0]).exp()).log_prob(torch.zeros(())).mean()
+        return (
+            super().loss(batch)
+            + 0 * Normal(0.0, self(batch[0]).exp(), validate_args=True).log_prob(torch.zeros(())).mean()
+        )
 
 
 class Halfway(Plain):

@@ -18,6 +18,8 @@ from support.data import loader
 from support.models import Plain
 from support.training import quiet_trainer
 
+pytestmark = pytest.mark.filterwarnings("ignore:The range test cannot put back itertools.count")  # the tests' own
+
 
 class NoHooks(torch.optim.Optimizer):
     """A wrapper that has never called torch's constructor."""

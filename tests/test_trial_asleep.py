@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import lightning_clr.trial.asleep
 from support.exactness import Case, Witness
 from support.models import Scheduled, optimized
-from support.scenarios import Scenarios, check_bit_identical, check_noticed, each_mutation, keeping, without
+from support.scenarios import Scenarios, both, check_bit_identical, check_noticed, each_mutation, keeping, without
 
 SCENARIOS = Scenarios()
 
@@ -142,7 +142,10 @@ def awake_callbacks(monkeypatch):
 
 
 MUTATIONS = {
-    "sleeping schedulers": (keeping("lr_scheduler_configs"), scheduler_that_writes_a_file),
+    "sleeping schedulers": (
+        both(keeping("lr_scheduler_configs"), without("trial.asleep._silence_schedulers")),
+        scheduler_that_writes_a_file,
+    ),
     "callbacks": (awake_callbacks, checkpoints),
     "loggers": (without("trial.asleep._silence_logger"), csv_logger),
 }

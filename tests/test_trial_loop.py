@@ -18,11 +18,13 @@ from support.exactness import Case
 from support.models import Plain, Scheduled
 from support.scenarios import (
     Scenarios,
+    both,
     check_bit_identical,
     check_noticed,
     each_mutation,
     forgetting,
     keeping,
+    without,
 )
 from support.training import quiet_trainer
 
@@ -178,7 +180,10 @@ MUTATIONS = {
         keeping("_callback_metrics", "_logged_metrics", "_progress_bar_metrics"),
         validation_in_mid_epoch,
     ),
-    "schedulers": (forgetting(LRScheduler), manual_optimization_with_two_optimizers),
+    "schedulers": (
+        both(forgetting(LRScheduler), without("trial.asleep._silence_schedulers")),
+        manual_optimization_with_two_optimizers,
+    ),
     "gradient scaler": (forgetting(torch.amp.GradScaler), fp16_with_gradient_scaler),
 }
 

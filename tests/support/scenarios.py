@@ -110,6 +110,16 @@ def without(target: str, replacement: Callable[..., Any] = nothing) -> Mutation:
     return lambda monkeypatch: monkeypatch.setattr(f"lightning_clr.{target}", replacement)
 
 
+def both(one: Mutation, other: Mutation) -> Mutation:
+    """Where either would do alone."""
+
+    def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
+        one(monkeypatch)
+        other(monkeypatch)
+
+    return mutate
+
+
 def keeping(*names: str) -> Mutation:
     """Leave out what the trial replaces on the trainer and its parts."""
     replace = Snapshot.replace
