@@ -77,8 +77,9 @@ def test_all_ranks_find_the_same(tmp_path):
 
     assert json.dumps(first) == json.dumps(second)
     result, steps, _ = first["one rank sees nan"]
-    assert 0.1 < result["lrs"][-1] < 0.14, "NaN on one rank ends the sweep"
-    assert steps == len(result["lrs"]) + 1, "which all read one step later, and nobody minds that it fails"
+    lrs = result["curves"][0]["lrs"]
+    assert 0.1 < lrs[-1] < 0.14, "NaN on one rank ends the sweep"
+    assert steps == len(lrs) + 1, "which all read one step later, and nobody minds that it fails"
     assert first["uneven batches"] == [2.5] * 20, "the plain mean over ranks"
     assert first["one rank returns none"] == [[2.5, 1.0] * 10, 22], "of the ranks that have a value"
     assert first["collectives"] == {"more": {"gloo:all_reduce [[2]]": 10}, "less": {}}, (

@@ -267,7 +267,7 @@ def _remember(snapshot: Snapshot, trainer: Trainer, module: LightningModule) -> 
         snapshot.add_attributes(part)
     snapshot.add(getattr(strategy.precision_plugin, "scaler", None))
     snapshot.add([getattr(strategy, name, None) for name in ("_ddp_comm_state", "_model_averager")])
-    if isinstance(strategy.model, torch.nn.Module):  # the wrapper, with its hooks and their states
+    if isinstance(strategy.model, DistributedDataParallel):  # with hooks of users, and their states
         snapshot.add(strategy.model)
     snapshot.add(trainer.datamodule)  # type: ignore[attr-defined]
 

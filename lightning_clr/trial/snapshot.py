@@ -41,6 +41,7 @@ from lightning_clr.trial.randomness import rng_state, same_rng_state, set_rng_st
 from lightning_clr.trial.tensors import array_state as _array_state
 from lightning_clr.trial.tensors import (
     copied_on_write,
+    has_memory,
     is_array,
     is_as_copied,
     is_rarely_written,
@@ -206,14 +207,14 @@ class Snapshot:
             self._undo.append(functools.partial(put_back_lazy, value, type(value), value.data))
             return []
         held = local_shard(value)
-        copy = None if _is_under_parameters(value) else self._kept(value, held)
+        copy = self._kept(value, held) if has_memory(held) and not _is_under_parameters(value) else None
         attributes: dict[str, Any] = {}
         if value.is_leaf:
             attributes = {name: getattr(value, name) for name in _TENSOR_ATTRIBUTES if hasattr(value, name)}
         undo = functools.partial(_put_back_tensor, value, copy, value.requires_grad, attributes, held, value.is_leaf)
         self._undo.append(undo)
         parts = [*attributes.values()]
-        own = value.__dict__ if type(value) in (Tensor, nn.Parameter) and not hasattr(value, "ds_id") else {}
+        own = value.__dict__ if type(value) in (Tensor, nn.Parameter) and not _is_of_engine(value) else {}
         return [*parts, own] if own else parts
 
     def _kept(self, tensor: Tensor, shard: Tensor) -> Tensor:
@@ -349,6 +350,11 @@ def is_used_up(value: Any) -> bool:
     """Whether reading takes away from a value: an iterator, an open file, a queue, a connection."""
     kind = type(value)
     return hasattr(kind, "__next__") or hasattr(kind, "recv") or (hasattr(kind, "get") and hasattr(kind, "put"))
+
+
+def _is_of_engine(value: Any) -> bool:
+    """Whether FSDP or DeepSpeed keeps its own books on a parameter, in the parameter's attributes."""
+    return hasattr(value, "_is_flat_param") or hasattr(value, "ds_id")
 
 
 def _is_under_parameters(value: Any) -> bool:

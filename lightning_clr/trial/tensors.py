@@ -56,6 +56,16 @@ def is_as_copied(tensor: Tensor, held: Tensor, copy: Tensor) -> bool:
     return is_untouched(shard, copy) or (shard.device == copy.device and torch.equal(shard, copy))
 
 
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor has all the memory that it names; FSDP takes it away from tensors that it does not need."""
+    if type(tensor) is not Tensor or tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
+        return True
+    last = tensor.storage_offset() + sum(
+        (size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    return tensor.untyped_storage().nbytes() >= (last + 1) * tensor.element_size()
+
+
 def put_back_tensor(
     tensor: Tensor, copy: Tensor | None, requires_grad: bool, attributes: dict[str, Any], held: Tensor, is_leaf: bool
 ) -> None:
