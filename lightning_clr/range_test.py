@@ -4,7 +4,7 @@ import math
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -395,7 +395,7 @@ def _is_device(name: Any) -> bool:
 class _OnlyTest(Callback):
     """Ends ``fit`` when the test is over."""
 
-    def __init__(self, test: LRRangeTest, snapshot: Snapshot) -> None:
+    def __init__(self, test: LRRangeTest, snapshot: Snapshot | None) -> None:
         self.test = test
         self.key = test.key
         self.snapshot = snapshot
@@ -403,14 +403,14 @@ class _OnlyTest(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """A spawned process has nothing of the one that launched it to put back."""
-        return {**vars(self), "snapshot": Snapshot()}
+        return {**vars(self), "snapshot": None}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         type(self.test).on_fit_start(self.test, trainer, pl_module)  # which sleeps if it is among the callbacks
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:
-            with signals_held(trainer), self.snapshot.lent():
+            with signals_held(trainer), nullcontext() if self.snapshot is None else self.snapshot.lent():
                 self.result = self.test.run(trainer, pl_module)
             send_home(trainer, self.key, self.result.state_dict())
         raise end_of_fit(trainer)

@@ -29,7 +29,8 @@ _ROLES = (nn.Module, Optimizer, LRScheduler, Sampler, Dataset, DataLoader, torch
 _HELD = (types.SimpleNamespace, argparse.Namespace, collections.UserDict, collections.UserList, collections.ChainMap)
 _LIGHTNING = {"lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "lightning_clr"}
 _MACHINERY = {"Trainer", "Strategy", "Logger", "Profiler", "Accelerator", "_Loop", "Fabric"}
-_STATEFUL_TORCH = ("torch.nn.", "torch.optim.", "torch.utils.data.", "torch.distributed.algorithms.", "torch.amp.")
+_STATEFUL_TORCH = ("torch.nn.", "torch.optim.", "torch.utils.data.", "torch.amp.")
+_HOOK_STATES = "torch.distributed.algorithms."  # which name process groups, but hold none
 ENGINES = {"deepspeed"}
 _NEVER = (type, types.ModuleType, BaseException, enum.Enum, types.CodeType, types.FrameType, types.TracebackType)
 _LOCKS = {"lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier", "local", "_local"}
@@ -141,6 +142,8 @@ class Kinds:
     def _of_objects(self, kind: type) -> Standing:
         package = _package(kind)
         if issubclass(kind, _HELD) or package in {"__main__"} | ENGINES:
+            return Standing.OWN
+        if _module(kind).startswith(_HOOK_STATES):
             return Standing.OWN
         if package == "torch":
             return Standing.INSTALLED if _module(kind).startswith(_STATEFUL_TORCH) else Standing.CONSTANT
