@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 import lightning_clr.trial.data
 import lightning_clr.trial.replay
+from lightning_clr.trial.snapshot import Snapshot
 from support.exactness import SWEEP, AfterTrial, Case, MishapError, WithoutTrial, run
 from support.models import Plain
 from support.training import quiet_trainer
@@ -587,3 +588,92 @@ def test_workers_that_stay_change_no_random_numbers(monkeypatch):
         monkeypatch.setattr(lightning_clr.trial.data, "_fresh", copy.copy)
 
     assert swept[0] == swept[1]
+
+
+class OnPolicy(IterableDataset):
+    """Five batches an epoch, made with the module's weights, from what cannot be put back."""
+
+    def __init__(self, module):
+        self.held, self.made = [module], queue.Queue()
+
+    def __iter__(self):
+        for _ in range(5):
+            self.made.put(0)
+            x = torch.randn(16, 8)
+            with torch.no_grad():
+                self.held[0](x)
+            yield x, x[:, :3].argmax(1)
+
+
+@pytest.mark.filterwarnings("ignore:The training data are made with the weights", "ignore:The range test cannot put")
+@pytest.mark.parametrize("test", [WithoutTrial, AfterTrial])
+def test_epochs_made_by_the_module_are_as_long_as_without_the_test(test):
+    """The batch that Lightning has read ahead counts."""
+    module = Plain()
+    trainer = quiet_trainer(max_epochs=2, callbacks=[test(**SWEEP)])
+    trainer.fit(module, DataLoader(OnPolicy(module), None))
+
+    assert trainer.global_step == 10
+
+
+class Replayed(Dataset):
+    """What training has stored, to be trained on again: allocated once, filled by and by."""
+
+    def __init__(self):
+        self.x, self.y, self.stored = torch.randn(64, 8), np.zeros(64, dtype=np.int64), 0
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        return self.x[index], int(self.y[index])
+
+    def store(self, x, y):
+        place = self.stored % 64
+        self.x[place], self.y[place] = x, y
+        self.stored += 1
+
+
+class Stores(Plain):
+    """Holds its data set, and writes into it."""
+
+    def __init__(self):
+        super().__init__()
+        self.replay = Replayed()
+
+    def train_dataloader(self):
+        return DataLoader(self.replay, 16, shuffle=True)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.replay.store(batch[0][0] + loss.detach(), self.replay.stored % 3)
+        return loss
+
+
+def test_what_steps_write_into_a_data_set_is_put_back():
+    """Tensors and arrays alike, and how many of them are filled."""
+
+    def trained(test):
+        torch.manual_seed(3)
+        module = Stores()
+        quiet_trainer(max_epochs=2, callbacks=[test(**SWEEP)]).fit(module)
+        return module
+
+    tested, untested = trained(AfterTrial), trained(WithoutTrial)
+
+    assert tested.replay.stored == untested.replay.stored > 0
+    assert torch.equal(tested.replay.x, untested.replay.x)
+    assert np.array_equal(tested.replay.y, untested.replay.y)
+    assert all(map(torch.equal, tested.parameters(), untested.parameters()))
+
+
+def test_large_tensors_of_a_data_set_are_not_copied(monkeypatch):
+    """They are taken to be read only: 64 MiB is the most."""
+    monkeypatch.setattr("lightning_clr.trial.snapshot._DATA_BYTES", 1000)
+    data = Replayed()
+    with Snapshot() as snapshot:
+        snapshot.add(data, data=True)
+        data.store(torch.zeros(8), 2)
+
+    assert torch.equal(data.x[0], torch.zeros(8))
+    assert (data.y[0], data.stored) == (0, 0)

@@ -77,13 +77,13 @@ class Live:
         self.kept = collections.deque[tuple[Any, _Draws]]()
         self.exhausted = False
         self.made_by_module = False
-        self._ahead = ahead
+        self.ahead = ahead
 
     def batches(self) -> Iterator[Any]:
         """The batches of an epoch, copies all: those read by now, and then whatever the stream still has."""
-        for batch in [*self._ahead, *(batch for batch, _ in self.kept)]:
+        for batch in [*self.ahead, *(batch for batch, _ in self.kept)]:
             yield self.terms.copied(batch)[0]
-        while not self.exhausted and len(self._ahead) + len(self.kept) < self.terms.most:
+        while not self.exhausted and len(self.ahead) + len(self.kept) < self.terms.most:
             draws = _Draws()
             try:
                 with self._module_watched():
@@ -138,6 +138,8 @@ class Replay:
         if live.made_by_module:  # with weights that are undone
             live.kept.clear()
             live.stream, live.exhausted = start_over(), False
+            for _ in live.ahead:  # training has these of the epoch already
+                next(live.stream, None)
 
     def __iter__(self) -> "Replay":
         return self

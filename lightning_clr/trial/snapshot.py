@@ -40,6 +40,7 @@ from lightning_clr.trial.randomness import generator_state as _generator_state
 from lightning_clr.trial.randomness import rng_state, same_rng_state, set_rng_state
 from lightning_clr.trial.tensors import array_state as _array_state
 from lightning_clr.trial.tensors import (
+    bytes_in_memory,
     copied_on_write,
     has_memory,
     is_array,
@@ -68,6 +69,8 @@ class Depth(IntEnum):
     DATA = 2
 
 
+_DATA_BYTES = 2**26
+"""Of tensors and arrays in data sets, this much is copied, such as a replay buffer; more is taken to be read only."""
 _BUDGETS = {Depth.ALL: 100_000, Depth.NO_TENSORS: 1_000_000, Depth.DATA: 10_000}
 """How many parts are looked into, those of small containers first. What is beyond is data: kept by reference."""
 
@@ -104,6 +107,7 @@ class Snapshot:
         self._budgets = dict(_BUDGETS)
         self._left: list[tuple[Any, list[tuple[Any, list[Any]]]]] = []
         self._sources: set[int] = set()
+        self._data_bytes = _DATA_BYTES
         self._shared: list[Tensor] = []
 
     def __enter__(self) -> "Snapshot":
@@ -136,8 +140,8 @@ class Snapshot:
 
         Args:
             value: Any object; it is looked into whatever its class.
-            data: Whether this is part of a data set: its tensors and arrays are taken to be read only, and are not
-                copied, and of its objects no more than some thousands are looked into.
+            data: Whether this is part of a data set: no more than 64 MiB of its tensors and arrays are copied, and no
+                more than some thousands of its objects are looked into.
             tensors: Whether to copy tensors and arrays.
         """
         depth = Depth.DATA if data else Depth.ALL if tensors else Depth.NO_TENSORS
@@ -175,18 +179,28 @@ class Snapshot:
             return depth, []
         self._seen[id(value), depth] = value
         if isinstance(value, Tensor):
-            return depth, self._remember_tensor(value) if depth is Depth.ALL else []
+            return depth, self._remember_tensor(value) if self._is_copied(value, depth) else []
         self._budgets[depth] += _ALLOWANCE if kind.standing is Standing.ROLE and depth is Depth.ALL else -1
         if self._is_left(value, kind, depth, is_root):
             return depth, []
         undo = _container_state(value) or _generator_state(value)
-        if undo is None and depth is Depth.ALL and is_array(value):
+        if undo is None and is_array(value) and self._is_copied(value, depth):
             undo = _array_state(value)
         if undo is not None:
             self._undo.append(undo)
         if kind.is_walked:
             self.add_attributes(value)
         return depth, inside(value, kind)
+
+    def _is_copied(self, value: Any, depth: Depth) -> bool:
+        """Whether the content of a tensor or array is put back; in a data set, while there is room."""
+        if depth is not Depth.DATA:
+            return depth is Depth.ALL
+        size = bytes_in_memory(value)
+        if size is None or size > self._data_bytes:
+            return False
+        self._data_bytes -= size
+        return True
 
     def _is_known(self, value: Any, depth: Depth, is_root: bool) -> bool:
         if depth is Depth.ALL and id(value) in self._sources and not is_root:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _LARGE = 2**20  # bytes
 _COPIES_ON_WRITE = all(hasattr(torch._C, name) for name in ("_is_cow_tensor", "_data_address"))
@@ -138,6 +139,18 @@ def is_array(value: Any) -> bool:
     """Whether a value is an array of NumPy, which may not be installed."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def bytes_in_memory(value: Any) -> int | None:
+    """Of a tensor or an array; ``None`` if it lies in a file, or is not dense."""
+    if isinstance(value, Tensor):
+        return None if value.layout is not torch.strided or is_lazy(value) else value.nbytes
+    base = value
+    while is_array(base):
+        if isinstance(base, sys.modules["numpy"].memmap):
+            return None
+        base = base.base
+    return int(value.nbytes)
 
 
 def array_state(array: Any) -> Callable[[], object] | None:

@@ -1,5 +1,6 @@
 """Whether all ranks have failed in the same step: asked beside the collectives, in which the others may be waiting."""
 
+import itertools
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning_clr.lightning import Trainer
 _PATIENCE = 30.0
 """Seconds that a rank waits for the others to fail too. Gradients keep all within a step of one another."""
 _PAUSE = 0.05
+_NUMBERS = itertools.count()
 
 
 class Votes:
@@ -21,28 +23,23 @@ class Votes:
 
     def __init__(self, trainer: Trainer) -> None:
         self._num_ranks = trainer.world_size
-        if self._num_ranks == 1:
-            return
-        try:
-            self._store: Any = torch.distributed.distributed_c10d._get_default_store()
-            self._name = f"lightning_clr/{self._store.add(f'lightning_clr/of_rank/{trainer.global_rank}', 1)}"
-        except Exception:  # a launcher that has no store
-            self._store = None
+        self._name = f"lightning_clr/{next(_NUMBERS)}"
 
     def all_fail(self, step: int) -> bool:
         """Whether all ranks fail in this step; the answer is the same on all that ask."""
         if self._num_ranks == 1:
             return True
         try:
-            return self._store is not None and self._agree(f"{self._name}/{step}")
-        except Exception:  # the store has gone with its rank, or cannot compare
+            store: Any = torch.distributed.distributed_c10d._get_default_store()
+            return self._agree(store, f"{self._name}/{step}")
+        except Exception:  # there is no store, or it has gone with its rank, or cannot compare
             return False
 
-    def _agree(self, name: str) -> bool:
+    def _agree(self, store: Any, name: str) -> bool:
         end = time.monotonic() + _PATIENCE
-        failed = self._store.add(f"{name}/failed", 1)
+        failed = store.add(f"{name}/failed", 1)
         while failed < self._num_ranks and time.monotonic() < end:
             time.sleep(_PAUSE)
-            failed = self._store.add(f"{name}/failed", 0)
+            failed = store.add(f"{name}/failed", 0)
         mine = "all" if failed == self._num_ranks else "some"
-        return bool(self._store.compare_set(f"{name}/verdict", "", mine) == b"all")  # the first is that of all ranks
+        return bool(store.compare_set(f"{name}/verdict", "", mine) == b"all")  # the first is that of all ranks

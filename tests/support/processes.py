@@ -9,6 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 SUPPORT = Path(__file__).parent
 ROOT = SUPPORT.parents[1]
 
@@ -17,6 +19,12 @@ def environment(**variables: str) -> dict[str, str]:
     """In which a script finds this package, the other tests' support and one core for itself."""
     path = os.pathsep.join([str(ROOT), str(SUPPORT.parent), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "OMP_NUM_THREADS": "1", **variables}
+
+
+def leave_process_group() -> None:
+    """At the end of a script: torch, which leaves its threads running otherwise, aborts now and then at the exit."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def free_port() -> str:

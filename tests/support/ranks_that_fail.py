@@ -16,6 +16,7 @@ import lightning_clr.trial.votes
 from lightning_clr import LRRangeTest
 from support.exactness import SWEEP, Case, WithoutTrial, run
 from support.models import Scheduled
+from support.processes import leave_process_group
 
 lightning_clr.trial.votes._PATIENCE = 5.0
 
@@ -49,6 +50,7 @@ def main(folder):
     tested, untested = run(case, test), run(case, WithoutTrial(**settings))
     found = {"alike": tested == untested, "result": test.found.state_dict()}
     Path(folder, f"{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(found))
+    leave_process_group()
 
 
 if __name__ == "__main__":
