@@ -400,7 +400,14 @@ for kind in BATCHES:
     CASES[kind] = lambda kind=kind: made_of(kind)
 
 
-@pytest.mark.parametrize("ending", [{}, {"fault": MishapError}, {"trials": 2}], ids=["ok", "error", "twice"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param({}, id="ok"),
+        pytest.param({"fault": MishapError}, marks=pytest.mark.exhaustive, id="error"),
+        pytest.param({"trials": 2}, marks=pytest.mark.exhaustive, id="twice"),
+    ],
+)
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES)
 @pytest.mark.filterwarnings("ignore")
 def test_training_sees_what_it_would_have_seen(make, ending):
@@ -508,6 +515,7 @@ def test_what_a_policy_has_made_is_not_handed_out():
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_batches_are_released_as_they_are_handed_out():
     """At each step of training fewer are alive."""
     SEEN.clear()
