@@ -77,8 +77,7 @@ def _are_optimizers(optimizers: Any) -> bool:
 
 
 def _lr_scheduler_step(pl_module: Any, plain: Any, scheduler: Any, metric: Any) -> None:
-    if is_step_due(pl_module.trainer, scheduler):
-        plain(pl_module, scheduler, metric)
+    advance(pl_module.trainer, scheduler, partial(plain, pl_module, scheduler, metric))
 
 
 def _and_then(pl_module: Any, plain: Any, then: Callable[[Any], None]) -> None:
@@ -111,15 +110,16 @@ def keep_plans(trainer: Any, batches: int = 0) -> None:
             _keep_length(trainer, scheduler, batches)
 
 
-def is_step_due(trainer: Any, scheduler: Any) -> bool:
-    """Whether a scheduler should advance: ours not after a step that mixed precision has skipped.
+def advance(trainer: Any, scheduler: Any, step: Callable[[], object]) -> None:
+    """Make the step of a scheduler; of ours not after an optimizer step that mixed precision has skipped.
 
     The place for a last look at the plan, since hooks that come earlier may be the user's own.
     """
-    if not isinstance(scheduler, ScheduleLR):
-        return True
-    keep_plans(trainer, batches_done(trainer))
-    return not is_skipped(trainer, [scheduler.optimizer], scheduler.optimizer_stepped)
+    if isinstance(scheduler, ScheduleLR):
+        keep_plans(trainer, batches_done(trainer))
+        if is_skipped(trainer, [scheduler.optimizer], scheduler.optimizer_stepped):
+            return
+    step()
 
 
 def _schedules(trainer: Any) -> list[ScheduleLR]:

@@ -1,13 +1,14 @@
 """Per-step schedules for a LightningModule in one line."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
 
 from lightning_clr.bounds import LRBounds
 from lightning_clr.checks import require
-from lightning_clr.configure import is_step_due, keep_plans, scheduled, start_plans
+from lightning_clr.configure import advance, keep_plans, scheduled, start_plans
 from lightning_clr.schedules import OneCycle, Schedule
 
 
@@ -79,5 +80,5 @@ class CLRMixin:
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Do not advance on a step that mixed precision has skipped."""
-        if is_step_due(self.trainer, scheduler):  # type: ignore[attr-defined]
-            super().lr_scheduler_step(scheduler, metric)  # type: ignore[misc]
+        step = partial(super().lr_scheduler_step, scheduler, metric)  # type: ignore[misc]
+        advance(self.trainer, scheduler, step)  # type: ignore[attr-defined]
