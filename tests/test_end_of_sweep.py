@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from lightning_clr import LRRangeTest, lr_range_test
+from lightning_clr import lr_range_test
 from lightning_clr.divergence import Divergence
 from lightning_clr.plan import SweepPlan
 from support.data import loader
-from support.exactness import SWEEP, Case, WithoutTrial, run
+from support.exactness import SWEEP, Case, Ends, WithoutTrial, run
 from support.models import Bounded, Plain
 from support.processes import SUPPORT, environment, free_port, run_together
 from support.training import quiet_trainer
@@ -149,18 +149,6 @@ class Halfway(Plain):
         if self.trainer.optimizers[0].param_groups[0]["lr"] > 0.05 and self.calls >= 12 and Ends.on:
             sys.exit("too far")
         self.body.bias.requires_grad_(True)
-
-
-class Ends(WithoutTrial):
-    """Runs the trial, which ends by an error, then applies the known result."""
-
-    on = False
-
-    def run(self, trainer, pl_module):
-        Ends.on = True
-        self.found = LRRangeTest.run(self, trainer, pl_module)
-        Ends.on = False
-        return super().run(trainer, pl_module)
 
 
 @pytest.mark.parametrize(("module", "sweep"), [(Gaussian, {"num_steps": 40}), (Halfway, {"num_steps": 20})])

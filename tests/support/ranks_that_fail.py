@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 
 import lightning_clr.trial.votes
-from lightning_clr import LRRangeTest
-from support.exactness import SWEEP, Case, WithoutTrial, run
+from support.exactness import SWEEP, Case, Ends, WithoutTrial, run
 from support.models import Scheduled
 from support.processes import leave_process_group
 
@@ -29,16 +28,6 @@ class Fails(Scheduled):
         if hot and Ends.on and self.global_rank in json.loads(sys.argv[1]):
             raise getattr(builtins, sys.argv[2])("the real error")
         return super().loss(batch)
-
-
-class Ends(WithoutTrial):
-    on = False
-
-    def run(self, trainer, pl_module):
-        Ends.on = True
-        self.found = LRRangeTest.run(self, trainer, pl_module)
-        Ends.on = False
-        return super().run(trainer, pl_module)
 
 
 def main(folder):
