@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "trial/processes.py": {"lightning", "trial.private", "trial.snapshot"},
     "trial/silent.py": set(),
     "trial/asleep.py": {"lightning", "trial.silent", "trial.snapshot"},
-    "trial/replay.py": {"trial.snapshot"},
+    "trial/replay.py": {"trial.randomness"},
     "trial/data.py": {"lightning", "trial.replay", "trial.snapshot"},
     "trial/ddp.py": set(),
     "trial/deepspeed.py": {"lightning", "trial.snapshot"},

@@ -343,7 +343,7 @@ def test_training_is_bit_identical(make, ending, tmp_path, monkeypatch):
 
 
 MUTATIONS = {
-    "generators": (without("trial.snapshot._generator_state"), shuffle_with_generator),
+    "generators": (without("trial.snapshot.generator_state"), shuffle_with_generator),
     "data module": (forgetting(LightningDataModule), datamodule_that_counts),
     "data set": (forgetting(Dataset), augmentation_in_the_main_process),
     "samplers": (forgetting(Sampler), batch_sampler_with_state),

@@ -28,7 +28,7 @@ from support.scenarios import (
 SCENARIOS = Scenarios()
 
 
-put_back = lightning_clr.trial.snapshot._put_back_tensor
+put_back = lightning_clr.trial.snapshot.put_back_tensor
 
 
 @SCENARIOS.add
@@ -228,23 +228,23 @@ def test_training_is_bit_identical(make, ending, tmp_path, monkeypatch):
 
 
 MUTATIONS = {
-    "tensors": (without("trial.snapshot._put_back_tensor"), dropout),
+    "tensors": (without("trial.snapshot.put_back_tensor"), dropout),
     "gradient switches": (
         without(
-            "trial.snapshot._put_back_tensor",
+            "trial.snapshot.put_back_tensor",
             lambda tensor, copy, _, *rest: put_back(tensor, copy, tensor.requires_grad, *rest),
         ),
         modes_and_frozen_parameters,
     ),
     "gradients and hooks": (
         without(
-            "trial.snapshot._put_back_tensor",
+            "trial.snapshot.put_back_tensor",
             lambda tensor, copy, switch, _, *rest: put_back(tensor, copy, switch, {}, *rest),
         ),
         hooks_on_parameters_and_tensors_under_autograd,
     ),
-    "arrays": (without("trial.snapshot._array_state"), python_state),
-    "containers": (without("trial.snapshot._container_state"), python_state),
+    "arrays": (without("trial.snapshot.array_state"), python_state),
+    "containers": (without("trial.snapshot.container_state"), python_state),
     "tuples": (forgetting(tuple), python_state),
     "lists": (forgetting(list), python_state),
     "sets": (forgetting(set), python_state),
@@ -269,7 +269,7 @@ def test_every_part_of_the_restoration_is_needed(mutate, make, tmp_path, monkeyp
 def held_on(snapshot: Snapshot) -> set[str]:
     """The devices of the copies of parameters."""
     undone = [undo for undo in snapshot._undo if isinstance(undo, partial)]
-    return {undo.args[1].device.type for undo in undone if undo.func is lightning_clr.trial.snapshot._put_back_tensor}
+    return {undo.args[1].device.type for undo in undone if undo.func is lightning_clr.trial.snapshot.put_back_tensor}
 
 
 def test_copies_are_kept_on_the_device_asked_for():

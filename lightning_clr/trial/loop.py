@@ -237,7 +237,7 @@ def _overrides_start_hooks(module: LightningModule) -> bool:
 
 
 class _Listener(Callback):
-    """The only callback awake during a trial."""
+    """The trial's own callback, behind all others."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial

@@ -33,18 +33,6 @@ def set_rng_state(state: dict[str, Any]) -> None:
             getattr(accelerator, "set_rng_state_all", accelerator.set_rng_state)(state[name])
 
 
-def same_rng_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two states taken by :func:`rng_state` would lead to the same random numbers."""
-    return bool(_listed(list(one.values())) == _listed(list(other.values())))
-
-
-def _listed(value: Any) -> Any:
-    """Tensors and arrays compare element by element, lists as a whole."""
-    if isinstance(value, list | tuple):
-        return [_listed(part) for part in value]
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
 def _accelerators_in_use() -> Iterator[tuple[str, Any]]:
     for name in _ACCELERATORS:
         accelerator: Any = getattr(torch, name, None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from lightning_clr.trial.snapshot import rng_state, set_rng_state
+from lightning_clr.trial.randomness import rng_state, set_rng_state
 
 _MUCH = 2**30
 """Bytes held by one process, of which it warns: a gibibyte."""

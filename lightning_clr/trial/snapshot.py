@@ -22,8 +22,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_clr.trial.containers import container_state as _container_state
-from lightning_clr.trial.containers import members_of, put_back_members, put_back_object
+from lightning_clr.trial.containers import container_state, members_of, put_back_members, put_back_object
 from lightning_clr.trial.kinds import (
     HANDLES,
     Kind,
@@ -36,10 +35,9 @@ from lightning_clr.trial.kinds import (
     is_like,
     progress_of,
 )
-from lightning_clr.trial.randomness import generator_state as _generator_state
-from lightning_clr.trial.randomness import rng_state, same_rng_state, set_rng_state
-from lightning_clr.trial.tensors import array_state as _array_state
+from lightning_clr.trial.randomness import generator_state, rng_state, set_rng_state
 from lightning_clr.trial.tensors import (
+    array_state,
     bytes_in_memory,
     copied_on_write,
     has_memory,
@@ -48,10 +46,8 @@ from lightning_clr.trial.tensors import (
     is_rarely_written,
     local_shard,
     put_back_lazy,
+    put_back_tensor,
 )
-from lightning_clr.trial.tensors import put_back_tensor as _put_back_tensor
-
-__all__ = ["Snapshot", "local_shard", "rng_state", "same_rng_state", "set_rng_state"]
 
 _TENSOR_ATTRIBUTES = ("grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 _CONSTANTS = {type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size}
@@ -183,9 +179,9 @@ class Snapshot:
         self._budgets[depth] += _ALLOWANCE if kind.standing is Standing.ROLE and depth is Depth.ALL else -1
         if self._is_left(value, kind, depth, is_root):
             return depth, []
-        undo = _container_state(value) or _generator_state(value)
+        undo = container_state(value) or generator_state(value)
         if undo is None and is_array(value) and self._is_copied(value, depth):
-            undo = _array_state(value)
+            undo = array_state(value)
         if undo is not None:
             self._undo.append(undo)
         if kind.is_walked:
@@ -225,7 +221,7 @@ class Snapshot:
         attributes: dict[str, Any] = {}
         if value.is_leaf:
             attributes = {name: getattr(value, name) for name in _TENSOR_ATTRIBUTES if hasattr(value, name)}
-        undo = functools.partial(_put_back_tensor, value, copy, value.requires_grad, attributes, held, value.is_leaf)
+        undo = functools.partial(put_back_tensor, value, copy, value.requires_grad, attributes, held, value.is_leaf)
         self._undo.append(undo)
         parts = [*attributes.values()]
         own = value.__dict__ if type(value) in (Tensor, nn.Parameter) and not _is_of_engine(value) else {}
@@ -248,10 +244,10 @@ class Snapshot:
         """Hold no copies of what has not changed so far while the block, which puts it back itself, runs."""
         lent = []
         for index, undo in enumerate(self._undo):
-            if isinstance(undo, functools.partial) and undo.func is _put_back_tensor and undo.args[1] is not None:
+            if isinstance(undo, functools.partial) and undo.func is put_back_tensor and undo.args[1] is not None:
                 tensor, copy, *rest = undo.args
                 if is_as_copied(tensor, rest[2], copy):
-                    self._undo[index] = functools.partial(_put_back_tensor, tensor, None, *rest)
+                    self._undo[index] = functools.partial(put_back_tensor, tensor, None, *rest)
                     lent.append(index)
         undo = tensor = copy = rest = None  # type: ignore[assignment]
         try:
@@ -259,7 +255,7 @@ class Snapshot:
         finally:
             for index in lent:
                 tensor, _, *rest = self._undo[index].args  # type: ignore[attr-defined]
-                self._undo[index] = functools.partial(_put_back_tensor, tensor, self._kept(tensor, rest[2]), *rest)
+                self._undo[index] = functools.partial(put_back_tensor, tensor, self._kept(tensor, rest[2]), *rest)
 
     def _is_left(self, value: Any, kind: Kind, depth: Depth, is_root: bool) -> bool:
         """Whether an object is to be left alone as a whole; it is watched then."""
@@ -380,7 +376,7 @@ def _is_inert(value: Any) -> bool:
     """Whether using a value cannot move it on: a number, a string, an array, a random generator, a function."""
     constants = (str, bytes, int, float, complex, range, os.PathLike, torch.dtype, torch.device, Tensor, random.Random)
     inert = value is None or isinstance(value, constants) or is_array(value) or callable(value)
-    return inert or _generator_state(value) is not None
+    return inert or generator_state(value) is not None
 
 
 def _is_in(value: Any, container: Any) -> bool:

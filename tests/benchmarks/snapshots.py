@@ -92,7 +92,7 @@ def held(module: Layers) -> int:
     snapshot = Snapshot()
     snapshot.add(module)
     undone = [undo for undo in snapshot._undo if isinstance(undo, functools.partial)]
-    copies = [undo.args[1] for undo in undone if undo.func is lightning_clr.trial.snapshot._put_back_tensor]
+    copies = [undo.args[1] for undo in undone if undo.func is lightning_clr.trial.snapshot.put_back_tensor]
     return sum(copy.nbytes for copy in copies)
 
 

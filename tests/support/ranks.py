@@ -380,7 +380,7 @@ class Weighed(Snapshot):
         copies = [
             undo.args[1]
             for undo in self._undo
-            if getattr(undo, "func", None) is lightning_clr.trial.snapshot._put_back_tensor
+            if getattr(undo, "func", None) is lightning_clr.trial.snapshot.put_back_tensor
         ]
         HELD.append(sum(copy.nbytes for copy in copies if copy is not None))
         super().__exit__(*error)
