@@ -74,7 +74,7 @@ def test_optuna(follow):
 def test_trackers(follow, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     try:
-        follow("Weights & Biases and MLflow, offline")
+        follow("W&B and MLflow, offline")
     finally:
         wandb.finish()
 
