@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import wandb
 from nbclient import NotebookClient
 
@@ -27,7 +28,7 @@ def follow(monkeypatch, capfd):
 
     def run(recipe):
         for name, content in FILE.findall(BEGINNING + RECIPES[recipe]):
-            Path(name).parent.mkdir(exist_ok=True)
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).write_text(content)
         for line in COMMANDS.search(RECIPES[recipe])[1].splitlines():
             words = shlex.split(line)
@@ -39,15 +40,29 @@ def follow(monkeypatch, capfd):
     monkeypatch.syspath_prepend("")
     monkeypatch.setenv("PL_TRAINER_ENABLE_PROGRESS_BAR", "False")
     yield run
-    for name in {"net"} - there_before:  # another recipe has a file of that name
+    for name in {"net", "template"} - there_before:  # other recipes have a file of that name
         sys.modules.pop(name, None)
 
 
 def test_hydra(follow):
-    """Partial optimizer and whole schedule are made of the configuration; the bounds are found in two of three runs."""
-    printed = follow("Hydra").out
+    """Optimizer, schedule and scheduler are made of the configuration, and each is given the bounds of its test."""
+    follow("Hydra")
 
-    assert re.findall(r"^(LRBounds|None)", printed, re.MULTILINE) == ["LRBounds", "LRBounds", "None"]
+    ours, theirs, _, untested = (checkpoint(version) for version in range(4))
+    assert ours["lr_schedulers"][0]["max_lr"] == found(ours)
+    assert theirs["optimizer_states"][0]["param_groups"][0]["max_lr"] == found(theirs)
+    assert untested["lr_schedulers"][0]["max_lr"] == 0.1
+
+
+def checkpoint(version):
+    """The last one of a run."""
+    (path,) = Path(f"lightning_logs/version_{version}/checkpoints").glob("*.ckpt")
+    return torch.load(path, weights_only=False)
+
+
+def found(saved):
+    """The `max_lr` that the range test has found."""
+    return saved["callbacks"]["LRRangeTest"]["result"]["reading"]["bounds"]["max_lr"]
 
 
 def test_command_line(follow):
