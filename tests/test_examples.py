@@ -3,17 +3,19 @@
 import importlib
 import math
 import os
+import pickle
 import re
 import runpy
 import subprocess
 import sys
-import types
 from functools import partial
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from support.data import loader
 from support.models import Plain
@@ -151,19 +153,49 @@ def test_clr_against_fixed_runs(example, capsys):
     assert written() == {"clr_against_fixed.svg"}
 
 
-@pytest.mark.parametrize("torchvision", [None, "without data"])
-def test_cifar_says_what_is_missing(example, monkeypatch, torchvision):
-    datasets = types.ModuleType("torchvision.datasets")
-
-    def without_data(folder, train):
-        raise RuntimeError("Dataset not found or corrupted.")
-
-    datasets.CIFAR10 = without_data
-    monkeypatch.setitem(sys.modules, "torchvision", torchvision and types.ModuleType("torchvision"))
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", torchvision and datasets)
-
-    with pytest.raises(SystemExit, match="cifar-10-batches-py" if torchvision else "pip install torchvision"):
+def test_cifar_says_what_is_missing(example):
+    with pytest.raises(SystemExit, match="cifar-10-batches-py"):
         example("common").cifar10("nowhere")
+
+
+@pytest.fixture
+def cifar():
+    """A folder like that of CIFAR-10, with six random images a pickle; classes are numbered from first to last."""
+    folder = Path("cifar")
+    (folder / "cifar-10-batches-py").mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for number, name in enumerate(["data_batch_1", *(f"data_batch_{n}" for n in range(2, 6)), "test_batch"]):
+        images = draw.integers(0, 256, (6, 3072), dtype=np.uint8)
+        part = {b"data": images, b"labels": [(6 * number + image) % 10 for image in range(6)]}
+        (folder / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(part))
+    return folder
+
+
+def test_cifar_is_read_from_its_pickles(example, cifar):
+    train, test = example("common").cifar10(cifar)
+    few_train, few_test = example("common").cifar10(cifar, train=8, test=2)
+
+    second = pickle.loads((cifar / "cifar-10-batches-py" / "data_batch_2").read_bytes())
+    assert train[:][0].shape == (30, 3, 32, 32)
+    assert torch.equal(train[6][0], torch.tensor(second[b"data"][0]).reshape(3, 32, 32) / 255)
+    assert train[:][1].tolist() == [label % 10 for label in range(30)]
+    assert test[:][1].tolist() == [0, 1, 2, 3, 4, 5]
+    assert [len(few_train), len(few_test)] == [8, 2]
+
+
+def test_batches_are_those_of_a_plain_loader(example):
+    """The same images in the same order, though each batch is one look-up."""
+    data = example("common").digits(100)
+
+    torch.manual_seed(0)
+    ours = [*example("common").batches(data, 30)[0]]
+    torch.manual_seed(0)
+    plain = [*DataLoader(data[0], 30, shuffle=True, drop_last=True)]
+
+    assert len(ours) == len(plain) == 3
+    assert all(
+        torch.equal(x, y) for one, other in zip(ours, plain, strict=True) for x, y in zip(one, other, strict=True)
+    )
 
 
 def test_caffe_network_takes_images_of_both_sizes(example):
