@@ -3,6 +3,7 @@
 ``digits.py`` stands alone, and uses none of this.
 """
 
+import json
 import pickle
 from pathlib import Path
 
@@ -42,6 +43,29 @@ def save(figure, name):
     """Write ``<name>.svg`` to the current folder."""
     figure.savefig(f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
+
+
+# Numbers: kept beside the pictures that are drawn of them
+
+
+def record(name, made, numbers):
+    """Write ``<name>.json`` to the current folder, with how it was made and five digits of each number."""
+
+    def short(value):
+        if isinstance(value, dict):
+            return {key: short(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [short(one) for one in value]
+        return float(f"{value:.5g}") if isinstance(value, float) else value
+
+    Path(f"{name}.json").write_text(json.dumps({"made": made} | short(numbers)) + "\n")
+
+
+def read_record(path):
+    """The numbers of a record."""
+    numbers = json.loads(Path(path).read_text())
+    del numbers["made"]
+    return numbers
 
 
 # Images: a part for training and a part for testing
@@ -179,6 +203,15 @@ class DigitsClassifier(Classifier):
         super().__init__(digits_network(), schedule, lr_bounds)
 
 
+class Mirrored(Classifier):
+    """Half of the images, from left to right."""
+
+    def training_step(self, batch, batch_idx):
+        images, classes = batch
+        mirror = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+        return super().training_step((torch.where(mirror, images.flip(3), images), classes), batch_idx)
+
+
 class Piecewise(Schedule):
     """``max_lr``, a tenth of it after 5/8 of training, a hundredth after 7/8."""
 
@@ -192,6 +225,10 @@ class History(Callback):
 
     def __init__(self):
         self.lrs, self.momenta, self.steps, self.accuracies = [], [], [], []
+
+    def numbers(self):
+        """All of them, for a record."""
+        return {name: getattr(self, name) for name in ("lrs", "momenta", "steps", "accuracies")}
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         group = trainer.optimizers[0].param_groups[0]
