@@ -206,6 +206,17 @@ def test_caffe_network_takes_images_of_both_sizes(example):
     assert network(1, 8)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
+def test_recorded_runs_tell_what_the_page_says(example, capsys):
+    """Those of a GPU, from which the opening figure is drawn."""
+    finals = example("clr_against_fixed").main(recorded=ROOT / "docs" / "clr_against_fixed_cifar.json")
+
+    page = (ROOT / "docs" / "article.md").read_text()
+    assert [round(final, 1) for final in finals.values()] == [80.4, 79.6, 76.3, 78.9]
+    assert all(f"{final:.1f} %" in page for final in finals.values())
+    assert "| CLR, three stages | 25,000 | 2 |" in capsys.readouterr().out
+    assert written() == {"clr_against_fixed_cifar.svg"}
+
+
 @pytest.mark.processes
 @pytest.mark.usefixtures("quiet")
 def test_schedules_run(example):
@@ -231,6 +242,22 @@ def test_range_test_as_smith_draws_it(example):
     assert written() == {"range_test_smith.svg"}
 
 
+@pytest.mark.processes
+@pytest.mark.usefixtures("quiet")
+def test_three_pairs_of_bounds(example):
+    """Smith's figure, his rule and the default search, on digits; nothing is searched again where there is a record."""
+    three_bounds = example("three_bounds")
+
+    found = three_bounds.main(sweep_steps=100, run_steps=10, validations=20)
+    example("common").record("kept", "here", found)
+    kept = three_bounds.main(recorded="kept.json")
+
+    assert found["bounds"]["Smith's figure"] == [0.001, 0.006]
+    assert found["sweep"]["lrs"][-1] == pytest.approx(0.02)
+    assert list(kept["accuracies"]) == list(found["accuracies"])
+    assert written() == {"three_bounds.svg", "three_bounds_cifar.svg", "kept.json"}
+
+
 def test_all_digits_are_used(example):
     """In training those that are asked for, in testing all the others."""
     common = example("common")
@@ -254,7 +281,7 @@ def test_super_convergence_has_its_signature(example):
     """A rise, a fall where the learning rate is large, a second rise."""
     runs = example("super_convergence").main(lengths=(5,), seeds=1)
 
-    accuracies = runs["1cycle, 0.035 to 0.35"].accuracies  # every five steps
+    accuracies = runs["1cycle, 0.035 to 0.35"]["accuracies"]  # every five steps
     rise = max(accuracies[:8])
     dip = min(accuracies[accuracies.index(rise) : 12])
     assert rise - dip > 15
