@@ -112,14 +112,12 @@ def table(columns, rows):
         print(f"| {name} |" + "".join(f" {value:.1f} % |" for value in row))
 
 
-def measure(data, policies, shown, lengths, shown_steps, seeds, bar):
+def measure(data, policies, shown, lengths, shown_steps, seeds):
     """The runs that are drawn, and the table of lengths."""
-    histories = {
-        name: run(data, policies[name], shown_steps, 0, min(40, shown_steps // 5), bar=bar).numbers() for name in shown
-    }
+    histories = {name: run(data, policies[name], shown_steps, 0, shown_steps // 5).numbers() for name in shown}
     finals = {
         name: [
-            statistics.mean(run(data, policy, steps, seed, 1, bar=bar).accuracies[-1] for seed in range(seeds))
+            statistics.mean(run(data, policy, steps, seed, 1).accuracies[-1] for seed in range(seeds))
             for steps in lengths
         ]
         for name, policy in policies.items()
@@ -127,17 +125,27 @@ def measure(data, policies, shown, lengths, shown_steps, seeds, bar):
     return {"runs": histories, "lengths": lengths, "finals": finals}
 
 
-def measure_cifar(folder, lengths):
-    """The same with found bounds, and the table of weight decays."""
-    print("Takes about ten minutes on one core.", flush=True)
+def measure_cifar(folder, short, long):
+    """One seed of two lengths, with found bounds, too, and the table of weight decays."""
+    print("Takes about five minutes on one core.", flush=True)
     data = cifar10(folder, train=5_000, test=2_000)
-    bounds = found_bounds(data, lengths[-1])
+    bounds = found_bounds(data, long)
     policies = CIFAR | ({FOUND: (SMITH, bounds)} if bounds else {})
-    numbers = measure(data, policies, SHOWN[True], lengths, lengths[-1], 1, True)
-    numbers["found"] = bounds and [bounds.base_lr, bounds.max_lr]
-    numbers["weight_decays"] = {
-        name: [run(data, CIFAR[name], lengths[-1], 0, 1, decay, True).accuracies[-1] for decay in DECAYS]
-        for name in ("piecewise, 0.1", "1cycle, 0.1 to 1")
+
+    def final(policy, steps, weight_decay=1e-4):
+        return run(data, policy, steps, 0, 1, weight_decay, True).accuracies[-1]
+
+    histories = {name: run(data, policy, long, 0, 20, bar=True).numbers() for name, policy in policies.items()}
+    ends = {name: history["accuracies"][-1] for name, history in histories.items()}
+    numbers = {
+        "found": bounds and [bounds.base_lr, bounds.max_lr],
+        "runs": {name: histories[name] for name in SHOWN[True]},
+        "lengths": [short, long],
+        "finals": {name: [final(policy, short), ends[name]] for name, policy in policies.items()},
+        "weight_decays": {
+            name: [ends[name], *(final(CIFAR[name], long, decay) for decay in DECAYS[1:])]
+            for name in ("piecewise, 0.1", "1cycle, 0.1 to 1")
+        },
     }
     record("super_convergence_cifar", "python examples/super_convergence.py --cifar FOLDER, on one core", numbers)
     return numbers
@@ -150,9 +158,9 @@ def main(cifar=None, recorded=None, lengths=(40, 80, 160), shown_steps=160, seed
     if recorded is not None:
         numbers = read_record(recorded)
     elif real:
-        numbers = measure_cifar(cifar, (100, 200, 400))
+        numbers = measure_cifar(cifar, 100, 300)
     else:  # large learning rates gain most where data are few
-        numbers = measure(digits(300), DIGITS, SHOWN[False], lengths, shown_steps, seeds, False)
+        numbers = measure(digits(300), DIGITS, SHOWN[False], lengths, shown_steps, seeds)
     what = "5,000 images of CIFAR-10" if real else "300 digits"
     steps = len(numbers["runs"][SHOWN[real][0]]["lrs"])
     save(
