@@ -111,8 +111,8 @@ def picture(found, what):
             label = f"{name}: {bounds[0]:.2g} to {bounds[1]:.2g}"
             left.plot(bounds, [-4 - 4 * height] * 2, style, marker=marker, color=color, label=label)
     left.set(xlabel="learning rate", ylabel="test accuracy, %", title=f"Smith's range test on {what}")
-    left.set(xlim=(-0.02 * HIGHEST, 1.02 * HIGHEST), xticks=[0, 0.001, 0.006, 0.01, 0.015, 0.02])
-    left.set(ylim=(-16, 5 + max(percent[0])), yticks=range(0, 101, 10))
+    left.set(xlim=(-0.02 * HIGHEST, 1.02 * HIGHEST), xticks=[0.001, 0.006, 0.01, 0.015, 0.02])
+    left.set(ylim=(-16, 5 + max(percent[0])), yticks=range(0, int(max(percent[0])) + 5, 10))
     left.legend(loc="lower right", bbox_to_anchor=(1, 0.17))
 
     for place, name in enumerate(found["accuracies"]):
