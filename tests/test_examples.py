@@ -217,6 +217,17 @@ def test_recorded_runs_tell_what_the_page_says(example, capsys):
     assert written() == {"clr_against_fixed_cifar.svg"}
 
 
+@pytest.mark.parametrize("name", ["clr_against_fixed", "super_convergence", "three_bounds", "weight_decay"])
+def test_records_are_drawn(example, name):
+    """Those of CIFAR-10, without the data."""
+    path = ROOT / "docs" / f"{name}_cifar.json"
+
+    example(name).main(recorded=path)
+
+    assert path.stat().st_size < 30_000
+    assert written() == {f"{name}_cifar.svg"}
+
+
 @pytest.mark.processes
 @pytest.mark.usefixtures("quiet")
 def test_schedules_run(example):
