@@ -157,6 +157,14 @@ def optimizer_steps(trainer: Trainer, batches: int = 0, resumes: bool | None = N
     )
 
 
+def known_optimizer_steps(trainer: Trainer) -> int | None:
+    """The same; ``None`` if training has no known end."""
+    try:
+        return optimizer_steps(trainer)
+    except ValueError:
+        return None
+
+
 def _steps_in_epochs(trainer: Trainer, first: int, batches: int) -> float:
     """Optimizer steps from an epoch to the last, without those of its first ``batches``; infinite without an end."""
     per_epoch, last = trainer.num_training_batches, trainer.max_epochs

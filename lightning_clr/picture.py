@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from lightning_clr.curve import Curve
 from lightning_clr.reading import Reading
+from lightning_clr.short_runs import ShortRun
 from lightning_clr.valley import valleys
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ _EXPLOSION = 0.5
 """How far above the untrained level a loss is shown, in units of the fall below it."""
 
 
-def draw(ax: "Axes", curves: Sequence[Curve], reading: Reading, monitor: str) -> None:
+def draw(ax: "Axes", curves: Sequence[Curve], reading: Reading, monitor: str, runs: Sequence[ShortRun] = ()) -> None:
     """Draw a range test.
 
     Args:
@@ -23,10 +24,11 @@ def draw(ax: "Axes", curves: Sequence[Curve], reading: Reading, monitor: str) ->
         curves: The recorded curves.
         reading: What they say.
         monitor: Name of the recorded value.
+        runs: The short runs.
     """
     if curves[0].mode == "exponential":
         ax.set_xscale("log")
-    shown = _draw_curves(ax, curves, with_noise=reading.marks.rough_lr is not None)
+    shown = _draw_curves(ax, curves, with_noise=reading.marks.rough_lr is not None) + _draw_runs(ax, runs)
     _draw_marks(ax, reading, "floor" if curves[0].monitor_mode == "min" else "plateau")
     _draw_bounds(ax, reading)
     if shown:
@@ -49,6 +51,20 @@ def _draw_curves(ax: "Axes", curves: Sequence[Curve], with_noise: bool) -> list[
         ax.plot(lrs, smoothed, line, linewidth=2, color="black", label=f"smoothed, as it is read{name}")
         shown += recorded if with_noise else smoothed
     return shown
+
+
+def _draw_runs(ax: "Axes", runs: Sequence[ShortRun]) -> list[float]:
+    """Draw where short runs have ended, each at its largest learning rate; returns what has to be seen of them."""
+    ended = sorted((run.max_lr, run.level) for run in runs if run.max_lr and run.falls and run.is_through)
+    if ended:
+        ax.plot(
+            *zip(*ended, strict=True), "o--", markersize=7, color="0.3", linewidth=1, label="short runs, at their end"
+        )
+    blown_up = [run.max_lr for run in runs if run.max_lr and not run.is_through]
+    if blown_up:
+        top = ax.get_xaxis_transform()
+        ax.plot(blown_up, [0.97] * len(blown_up), "x", markersize=8, color="black", transform=top, label="blew up")
+    return [level for _, level in ended]
 
 
 def _draw_marks(ax: "Axes", reading: Reading, floor: str) -> None:

@@ -1,9 +1,9 @@
-"""What is to be measured next."""
+"""What is to be measured next: a sweep, or a short run."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from lightning_clr.curve import Curve
 from lightning_clr.settings import Settings
@@ -32,11 +32,40 @@ class SweepPlan:
     @classmethod
     def first(cls, settings: Settings) -> "SweepPlan":
         """The sweep that the settings name."""
-        return cls(settings.min_lr, settings.max_lr, settings.num_steps, settings.mode)
+        return cls(settings.min_lr, settings.max_lr, settings.sweep_steps, settings.mode)
 
-    def extended(self, max_lr: float) -> "SweepPlan":
-        """The same sweep going on at the same pace, up to ``max_lr``."""
+    def extended(self, max_lr: float, most_steps: float = math.inf) -> "SweepPlan":
+        """The same sweep going on at the same pace, up to ``max_lr``, or for ``most_steps`` in all."""
         factor = (self.max_lr / self.min_lr) ** (1 / (self.num_steps - 1))
-        more = max(0, math.floor(math.log(max_lr / self.max_lr, factor)))
+        more = max(0, min(math.floor(math.log(max_lr / self.max_lr, factor)), most_steps - self.num_steps))
         max_lr = self.max_lr * factor**more
-        return replace(self, max_lr=max_lr, num_steps=self.num_steps + more, goes_on=True)
+        return replace(self, max_lr=max_lr, num_steps=int(self.num_steps + more), goes_on=True)
+
+
+@dataclass(frozen=True)
+class ShortRunPlan:
+    """A short training to be made, as the real one will be: from the same weights, on its first batches.
+
+    All short runs of a length see the same batches. What counts are the values of the last steps.
+
+    Args:
+        max_lr: The largest learning rate of its 1cycle. With 0 the untrained network meets the batches of the last
+            steps alone.
+        num_steps: Length in optimizer steps.
+        num_judged: How many steps at the end count.
+        falls: Whether the learning rate falls again after its rise, as in 1cycle. Otherwise it rises for a quarter of
+            the steps, and stays.
+    """
+
+    max_lr: float
+    num_steps: int
+    num_judged: int
+    falls: bool = True
+
+    @property
+    def num_skipped(self) -> int:
+        """Steps whose batches are left out."""
+        return 0 if self.max_lr else max(0, self.num_steps - self.num_judged)
+
+
+Plan: TypeAlias = SweepPlan | ShortRunPlan

@@ -5,6 +5,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,18 +21,20 @@ from lightning_clr.lightning import (
     LightningModule,
     Trainer,
     callbacks_of_kind,
+    known_optimizer_steps,
     lr_schedulers,
     package_of,
     torch_optimizers,
 )
 from lightning_clr.loggers import log_hyperparameters, log_result
-from lightning_clr.plan import SweepPlan
+from lightning_clr.plan import Plan, SweepPlan
 from lightning_clr.progress import progress_bar
 from lightning_clr.reading import Reading
 from lightning_clr.recorder import Recorder, require_sweepable
 from lightning_clr.result import RangeTestResult
 from lightning_clr.search import Conversation, Search, default_search
 from lightning_clr.settings import FEWEST_POINTS, Settings
+from lightning_clr.short_runs import ShortRun
 from lightning_clr.trial.asleep import changers_of_batches, is_one_of, set_up_only
 from lightning_clr.trial.loop import StartHooksNeededError, trial
 from lightning_clr.trial.private import end_of_fit, has_hparams_of_config, logs_hyperparameters
@@ -43,8 +46,9 @@ from lightning_clr.trial.snapshot import Snapshot
 class LRRangeTest(Callback):
     """Finds both bounds of the learning rate before training starts, and hands them to the schedule.
 
-    Real training steps with a rising learning rate are recorded and undone: training afterwards is bit for bit what it
-    would have been had it been given the bounds from the start. They reach a :class:`ScheduleLR` (see
+    Real training steps are recorded and undone: first a sweep, Smith's test, with a rising learning rate, then a few
+    short trainings around what it shows. Training afterwards is bit for bit what it would have been had it been given
+    the bounds from the start. They reach a :class:`ScheduleLR` (see
     :class:`CLRMixin`), torch's ``CyclicLR`` and ``OneCycleLR``; any other scheduler starts from ``max_lr``; without a
     scheduler the optimizer is given :func:`~lightning_clr.apply.constant_lr`. ``lr`` and ``learning_rate``
     hyper-parameters follow. The trainer's loggers are told the bounds, or why there are none, and the curve.
@@ -56,7 +60,8 @@ class LRRangeTest(Callback):
         min_lr: Smallest learning rate of the sweep, that of its first step.
         max_lr: Largest learning rate of the sweep, that of its last step. If it is left at 10 and the loss still
             improves there, or has not moved yet, the sweep goes on at the same pace, up to 1000.
-        num_steps: Length of the sweep in optimizer steps. Short data sets are gone through several times.
+        num_steps: Length of the sweep in optimizer steps; by default a sixth of the training's, from 50 to 100. Short
+            data sets are gone through several times.
         mode: Whether the learning rate is multiplied (``"exponential"``) or raised (``"linear"``, Smith 2017, section
             3.3) by the same amount at each step.
         monitor: What is recorded: the training loss by default, or the name of anything the module logs in
@@ -69,16 +74,19 @@ class LRRangeTest(Callback):
             not.
         val_every_n_steps: How often to run validation when ``monitor`` is a validation metric, in optimizer steps.
         on_inconclusive: Warn and keep the configured learning rate when the curve does not tell the bounds, or raise.
-        closer_look: Whether to sweep once more where the first sweep hardly rises above its noise: over fewer decades
-            and four times as many steps (400, if the first has more than 100; as many, if it has more than 400), around
-            the learning rate at which training starts to move the loss. The second sweep ends early when its bounds
-            stand still. Only for exponential sweeps that may end early and record a value at every step.
+        closer_look: Whether to look closer at what the sweep shows. Three to six short trainings follow it, by 1cycle,
+            of an eighth of the training's steps (24 to 125) each, all from the untrained weights and on the same
+            batches; where these learn nothing, a second, slower sweep of up to 400 steps. Only after exponential sweeps
+            that may end early.
         snapshot_device: Where the module's tensors are kept meanwhile; by default beside the originals.
         search: What to measure and how to read it, instead of :func:`~lightning_clr.search.default_search`. Its module
             has two others, Smith's own and fastai's, and says how to write one.
         awake: Classes of callbacks, or their names, that stay awake during the test, such as one that mixes batches.
             Their hooks of batches run in their place, and what they have changed is put back. All others sleep: they
             can be looked up, and their hooks do nothing.
+        budget: How many optimizer steps the test takes at most, in all. By default as many as the training that
+            follows, but no fewer than a sweep needs (130); a thousand where the training has no known end. Most tests
+            take two thirds of that in short trainings, and some 600 steps in long ones.
 
     Attributes:
         result: The :class:`RangeTestResult`, ``None`` before the test.
@@ -100,7 +108,7 @@ class LRRangeTest(Callback):
         self,
         min_lr: float = Settings.min_lr,
         max_lr: float = Settings.max_lr,
-        num_steps: int = Settings.num_steps,
+        num_steps: int | None = Settings.num_steps,
         mode: Literal["exponential", "linear"] = Settings.mode,
         monitor: str | None = Settings.monitor,
         monitor_mode: Literal["min", "max"] = Settings.monitor_mode,
@@ -111,6 +119,7 @@ class LRRangeTest(Callback):
         snapshot_device: str | None = None,
         search: Search | None = None,
         awake: Sequence[type | str] | None = None,
+        budget: int | None = Settings.budget,
     ) -> None:
         super().__init__()
         self.settings = Settings(
@@ -123,6 +132,7 @@ class LRRangeTest(Callback):
             stop_factor=stop_factor,
             val_every_n_steps=val_every_n_steps,
             closer_look=closer_look,
+            budget=budget,
         )
         if snapshot_device is not None:
             require("snapshot_device", snapshot_device, 'name a torch device, such as "cpu"', _is_device)
@@ -235,26 +245,31 @@ class LRRangeTest(Callback):
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, start_hooks: bool = False) -> RangeTestResult:
         """Carry out what the search plans, each plan in a trial of its own, until it returns a reading."""
-        search, curves = self.search(self.settings), list[Curve]()
+        settings = replace(self.settings, training_steps=_training_steps(trainer))
+        search, curves, runs = self.search(settings), list[Curve](), list[ShortRun]()
         answer = _answer(search)
-        while isinstance(answer, SweepPlan):
+        while isinstance(answer, Plan):
             with (
                 progress_bar(trainer, answer.num_steps) as advance_bar,  # first: the trainer's bar sleeps in a trial
                 trial(trainer, pl_module, self.snapshot_device, start_hooks, self.awake or ()) as batches,
             ):
                 needed = 0 if curves else FEWEST_POINTS
-                recorder = Recorder(answer, self.settings, trainer, batches, needed)
-                curves.append(recorder.record(advance_bar))
-                answer = _answer(search, curves[-1])
+                recorder = Recorder(answer, settings, trainer, batches, needed)
+                recorded = recorder.record(advance_bar)
+                answer = _answer(search, recorded)
                 while isinstance(answer, SweepPlan) and answer.goes_on:
-                    curves[-1] = recorder.go_on(answer, advance_bar)
-                    answer = _answer(search, curves[-1])
+                    recorded = recorder.go_on(answer, advance_bar)
+                    answer = _answer(search, recorded)
+            if isinstance(recorded, Curve):
+                curves.append(recorded)
+            else:
+                runs.append(recorded)
         if not isinstance(answer, Reading) or not curves:
             raise TypeError(
                 "`search` must yield a SweepPlan at least once and return a Reading, but it"
-                f" returned {answer!r} after {len(curves)} plans. See lightning_clr.search."
+                f" returned {answer!r} after {len(curves) + len(runs)} plans. See lightning_clr.search."
             )
-        return RangeTestResult.of(curves, answer, self.settings.monitored)
+        return RangeTestResult.of(curves, answer, settings.monitored, runs)
 
     def state_dict(self) -> dict[str, Any]:
         """The result, and the learning rate that the module was told, as plain numbers."""
@@ -370,10 +385,10 @@ def only_test(
     return only.result
 
 
-def _answer(search: Conversation, curve: Curve | None = None) -> Any:
-    """What a search says to a curve: the next plan, or what it returns at last."""
+def _answer(search: Conversation, recorded: Curve | ShortRun | None = None) -> Any:
+    """What a search says to what was recorded: the next plan, or what it returns at last."""
     try:
-        return next(search) if curve is None else search.send(curve)
+        return next(search) if recorded is None else search.send(recorded)
     except StopIteration as end:
         return end.value
 
@@ -383,6 +398,12 @@ def _loggers(trainer: Trainer) -> Iterator[list[Any]]:
     """The trainer's loggers, on the one rank that logs; random numbers that they draw are not missing afterwards."""
     with Snapshot():
         yield trainer.loggers if trainer.is_global_zero else []
+
+
+def _training_steps(trainer: Trainer) -> int | None:
+    """How long training will be: as a schedule has been told, or else as the trainer is configured."""
+    told = (getattr(scheduler, "total_steps", None) for scheduler in lr_schedulers(trainer))
+    return next((steps for steps in told if isinstance(steps, int)), None) or known_optimizer_steps(trainer)
 
 
 def _is_device(name: Any) -> bool:

@@ -1,8 +1,8 @@
-"""One plan carried out: the rising learning rate, the value of every step over all ranks, and when it ends."""
+"""One plan carried out: the learning rate, the value of every step over all ranks, and when it ends."""
 
 import collections
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from lightning_clr.checks import add_note, require
 from lightning_clr.curve import Curve
 from lightning_clr.divergence import Divergence
 from lightning_clr.lightning import Trainer, lr_schedulers, torch_optimizers
-from lightning_clr.plan import SweepPlan
+from lightning_clr.plan import Plan, ShortRunPlan, SweepPlan
 from lightning_clr.scheduler import ScheduleLR, in_place, require_numeric_lrs
-from lightning_clr.schedules import Sweep
+from lightning_clr.schedules import OneCycle, Schedule, Sweep
 from lightning_clr.settings import FEWEST_POINTS, Settings
+from lightning_clr.short_runs import ShortRun
 from lightning_clr.steps import StepWatch, may_skip
 from lightning_clr.trial.deepspeed import require_known_zero
 from lightning_clr.trial.loop import Trial, can_end_in_a_step
@@ -30,10 +31,10 @@ _LAG = 1  # a GPU, and other ranks, are given this many steps more before they a
 
 
 class Recorder:
-    """Carries out one sweep, step by step, over all ranks.
+    """Carries out one sweep or short run, step by step, over all ranks.
 
     Args:
-        plan: The sweep.
+        plan: What is to be done.
         settings: What is recorded, and when the sweep ends early.
         trainer: The trainer that is about to train.
         batches: Where training batches come from.
@@ -42,7 +43,7 @@ class Recorder:
 
     def __init__(
         self,
-        plan: SweepPlan,
+        plan: Plan,
         settings: Settings,
         trainer: Trainer,
         batches: Trial,
@@ -57,22 +58,23 @@ class Recorder:
         self.schedulers = _schedulers(trainer, plan)
         self._steps = StepWatch(trainer, torch_optimizers(trainer))
         self._with_modes = [one for one in torch_optimizers(trainer) if callable(getattr(one, "train", None))]
-        self.step = 0
+        self.step = self._first_step = plan.num_skipped if isinstance(plan, ShortRunPlan) else 0
         self.validates = False  # whether a value takes a validation run, which is not made at every step
         self._skips = may_skip(trainer)
         self._fewest_points = fewest_points
         self._votes = Votes(trainer)
         self._ended = False
         self._ended_by = ""
-        self._diverges = Divergence(None if settings.monitor_mode == "max" else settings.stop_factor)
+        may_rise = settings.monitor_mode == "max" or isinstance(plan, ShortRunPlan)  # which may recover as its lr falls
+        self._diverges = Divergence(None if may_rise else settings.stop_factor)
         mean = MeanMetric(nan_strategy="disable", sync_on_compute=False)
         self._window = mean.set_dtype(torch.float32).to(trainer.strategy.root_device)  # the batches since the last step
         self._unread = collections.deque[tuple[float, _Value]]()
         self._lag = _LAG if trainer.strategy.root_device.type == "cuda" or trainer.world_size > 1 else 0
         batches.on_optimizer_step = self._apply
 
-    def record(self, after_step: Callable[[int], object] = lambda num_steps: None) -> Curve:
-        """All steps until the sweep is through, has diverged, is ended by the plan, or by an error of the model.
+    def record(self, after_step: Callable[[int], object] = lambda num_steps: None) -> Curve | ShortRun:
+        """All steps until the plan is through, has diverged, is ended by itself, or by an error of the model.
 
         Args:
             after_step: Called after each step with the number of steps planned.
@@ -80,6 +82,9 @@ class Recorder:
         Returns:
             What has been recorded.
         """
+        if not self.lrs:
+            for _ in range(self._first_step * self.trainer.accumulate_grad_batches):
+                self.trial.skip_batch()
         while self.step < self.plan.num_steps and not self._ended:
             try:
                 self._record_step()
@@ -90,9 +95,9 @@ class Recorder:
                 self._read(0 if self.validates else self._lag)
             after_step(self.plan.num_steps)
         self._read()
-        return self.curve
+        return self.short_run if isinstance(self.plan, ShortRunPlan) else self.curve
 
-    def go_on(self, plan: SweepPlan, after_step: Callable[[int], object] = lambda num_steps: None) -> Curve:
+    def go_on(self, plan: SweepPlan, after_step: Callable[[int], object] = lambda num_steps: None) -> Curve | ShortRun:
         """The same sweep up to where the new plan ends; nothing more if it has diverged."""
         self.plan = plan
         for scheduler in self.schedulers:
@@ -102,8 +107,17 @@ class Recorder:
 
     @property
     def curve(self) -> Curve:
-        """What has been recorded so far."""
-        return Curve(self.lrs, self.values, self.settings.monitor_mode, self.plan.mode, self.validates, self._ended_by)
+        """What a sweep has recorded so far."""
+        mode = self.plan.mode if isinstance(self.plan, SweepPlan) else "exponential"
+        return Curve(self.lrs, self.values, self.settings.monitor_mode, mode, self.validates, self._ended_by)
+
+    @property
+    def short_run(self) -> ShortRun:
+        """What counts of a short run: its last values, or none if it has not come to its end."""
+        plan, is_through = self.plan, self.step == self.plan.num_steps and not self._ended
+        assert isinstance(plan, ShortRunPlan)
+        judged = self.values[-plan.num_judged :] if is_through else [math.nan]
+        return ShortRun(plan.max_lr, judged, plan.num_steps, self.settings.monitor_mode, plan.falls)
 
     @property
     def _lr(self) -> float:
@@ -168,7 +182,7 @@ class Recorder:
         if not self.validates:
             value = self._window.compute() if self._window.update_called else None
             self._window.reset()
-        elif self.step % self.settings.val_every_n_steps == 0 or self.step == self.plan.num_steps - 1:
+        elif self._validation_is_due():
             value = self._logged(self.trial.validate())
             self._require_enough_validations()
         else:
@@ -193,7 +207,7 @@ class Recorder:
             lr, value = self._unread.popleft()
             self.lrs.append(lr)
             self.values.append(float(value))
-            ends_when = self.plan.ends_when
+            ends_when = self.plan.ends_when if isinstance(self.plan, SweepPlan) else None
             diverged = self._diverges(self.values[-1])
             self._ended = diverged or (ends_when is not None and ends_when(self.curve))
 
@@ -204,10 +218,18 @@ class Recorder:
         value = self.trial.logged(self.settings.monitor)
         if value is not None:
             return self._scalar(value)
-        self.validates |= self.step == 0
+        self.validates |= self.step == self._first_step
         return torch.zeros((), device=self.trainer.strategy.root_device)
 
+    def _validation_is_due(self) -> bool:
+        """Every few steps of a sweep, and after the last; a short run is judged by a single one."""
+        if self.step == self.plan.num_steps - 1:
+            return True
+        return isinstance(self.plan, SweepPlan) and self.step % self.settings.val_every_n_steps == 0
+
     def _require_enough_validations(self) -> None:
+        if isinstance(self.plan, ShortRunPlan):
+            return
         points = 1 + math.ceil((self.plan.num_steps - 1) / self.settings.val_every_n_steps)
         require(
             "val_every_n_steps",
@@ -292,15 +314,28 @@ def _has_process_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _schedulers(trainer: Trainer, plan: SweepPlan) -> list[ScheduleLR]:
-    """The rising learning rate on every optimizer, in the ratios and at the momentum of training at its ``max_lr``."""
+class _Still(Schedule):
+    """Learns nothing."""
+
+    def lr(self, step: int, total_steps: int | None, bounds: LRBounds) -> float:
+        return 0.0
+
+
+class _RiseAndStay(Sweep):
+    """Comes to ``max_lr`` in a quarter of the steps, and stays there."""
+
+    def lr(self, step: int, total_steps: int | None, bounds: LRBounds) -> float:
+        return super().lr(step, math.ceil((total_steps or 1) / 4), bounds)
+
+
+def _schedulers(trainer: Trainer, plan: Plan) -> list[ScheduleLR]:
+    """What the plan does to the learning rate of every optimizer, in the ratios of training at its ``max_lr``."""
     schedulers, optimizers = lr_schedulers(trainer), torch_optimizers(trainer)
     peaks = peak_lrs(optimizers, schedulers)
     for optimizer, lrs in zip(optimizers, peaks, strict=True):
         for group, lr in zip(optimizer.param_groups, lrs, strict=True):
             group["lr"] = in_place(group["lr"], lr)
             group.pop("initial_lr", None)  # the ratios are those at the peak
-    bounds = LRBounds(plan.min_lr, plan.max_lr)
     all_lrs = [lr for lrs in peaks for lr in lrs]
     reference_lr = max(all_lrs)
     if not reference_lr > 0:
@@ -308,11 +343,30 @@ def _schedulers(trainer: Trainer, plan: SweepPlan) -> list[ScheduleLR]:
             f"A range test needs a positive `lr` in at least one parameter group, got {all_lrs}. Any value will do: the"
             " groups' ratios are what counts."
         )
-    rising = []
-    for optimizer in optimizers:
-        sweep = Sweep(mode=plan.mode, peak_momentum=peak_momentum(optimizer, schedulers))
-        rising.append(ScheduleLR(optimizer, sweep, plan.num_steps, bounds, reference_lr=reference_lr))
-    return rising
+    return [_scheduler(optimizer, schedulers, plan, reference_lr) for optimizer in optimizers]
+
+
+def _scheduler(optimizer: Any, schedulers: Sequence[Any], plan: Plan, reference_lr: float) -> ScheduleLR:
+    momentum = peak_momentum(optimizer, schedulers)
+    if isinstance(plan, SweepPlan):
+        schedule: Schedule = Sweep(mode=plan.mode, peak_momentum=momentum)
+        bounds = LRBounds(plan.min_lr, plan.max_lr)
+    else:
+        one_cycle = _one_cycle(schedulers, momentum)
+        bounds = one_cycle.bounds_below(plan.max_lr or 1.0)
+        held = _RiseAndStay(mode="linear", peak_momentum=momentum)
+        schedule = _Still() if plan.max_lr == 0 else one_cycle if plan.falls else held
+    return ScheduleLR(optimizer, schedule, plan.num_steps, bounds, reference_lr=reference_lr)
+
+
+def _one_cycle(schedulers: Sequence[Any], momentum: float | None) -> OneCycle:
+    """The 1cycle that training will follow, or one with the momentum that its schedule has at ``max_lr``."""
+    for scheduler in schedulers:
+        if isinstance(scheduler, ScheduleLR) and isinstance(scheduler.schedule, OneCycle):
+            return scheduler.schedule
+    if momentum is None:
+        return OneCycle(cycle_momentum=False)
+    return OneCycle(base_momentum=momentum, max_momentum=max(momentum, OneCycle.max_momentum))
 
 
 def require_sweepable(trainer: Trainer) -> None:

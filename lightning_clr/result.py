@@ -13,6 +13,7 @@ from lightning_clr.bounds import LRBounds
 from lightning_clr.curve import Curve
 from lightning_clr.picture import draw
 from lightning_clr.reading import Marks, Outcome, Reading, plateau, read
+from lightning_clr.short_runs import ShortRun
 from lightning_clr.valley import Valley, valleys
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class RangeTestResult:
         curves: What was recorded: the first sweep, and the second, slower one if the first was not clear enough.
         reading: Both bounds or the reason why there are none, the outcome, and what the reading rests on.
         monitor: Name of the value.
+        runs: The short trainings that were made after the sweep, in this order; that at 0 is the untrained network.
 
     Example:
         >>> lrs = [10 ** (step / 10 - 5) for step in range(60)]
@@ -54,6 +56,7 @@ class RangeTestResult:
     curves: tuple[Curve, ...]
     reading: Reading
     monitor: str
+    runs: tuple[ShortRun, ...] = ()
 
     def __init__(
         self,
@@ -71,17 +74,24 @@ class RangeTestResult:
         if closer_lrs:
             curves.append(Curve(closer_lrs, closer_values, monitor_mode, mode))
         outcome = Outcome.NO_CLEAR_IMPROVEMENT if bounds is None else Outcome.FOUND
-        self._set(tuple(curves), Reading(bounds, outcome, reason), monitor)
+        self._set(curves, Reading(bounds, outcome, reason), monitor, ())
 
-    def _set(self, curves: tuple[Curve, ...], reading: Reading, monitor: str) -> None:
-        for name, value in (("curves", curves), ("reading", reading), ("monitor", monitor)):
+    def _set(self, curves: Sequence[Curve], reading: Reading, monitor: str, runs: Sequence[ShortRun]) -> None:
+        parts = {"curves": tuple(curves), "reading": reading, "monitor": monitor, "runs": tuple(runs)}
+        for name, value in parts.items():
             object.__setattr__(self, name, value)
 
     @classmethod
-    def of(cls, curves: Sequence[Curve], reading: Reading, monitor: str = "train loss") -> "RangeTestResult":
+    def of(
+        cls,
+        curves: Sequence[Curve],
+        reading: Reading,
+        monitor: str = "train loss",
+        runs: Sequence[ShortRun] = (),
+    ) -> "RangeTestResult":
         """The result that consists of these."""
         result = cls.__new__(cls)
-        result._set(tuple(curves), reading, monitor)
+        result._set(curves, reading, monitor, runs)
         return result
 
     @classmethod
@@ -151,7 +161,10 @@ class RangeTestResult:
 
     def summary(self) -> str:
         """The outcome in one line."""
-        lengths = " + ".join(str(len(curve.lrs)) for curve in self.curves if curve.lrs)
+        parts = [str(len(curve.lrs)) for curve in self.curves if curve.lrs]
+        runs = [run.num_steps for run in self.runs if run.max_lr]
+        parts[1:1] = [f"{len(runs)} x {runs[0]}"] if runs else []
+        lengths = " + ".join(parts)
         ended_by = "".join(f", ended by {curve.ended_by}" for curve in self.curves if curve.ended_by)
         steps = f" ({lengths} steps, {self.monitor}{ended_by})" if lengths else ""
         if self.bounds is None:
@@ -201,13 +214,14 @@ class RangeTestResult:
             ) from error
         if ax is None:
             _, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        draw(ax, self.curves, self.reading, self.monitor)
+        draw(ax, self.curves, self.reading, self.monitor, self.runs)
         return ax.figure.canvas.figure, ax  # the whole figure, also of axes in a subfigure
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, for a checkpoint."""
         state = dataclasses.asdict(self)
         state["curves"] = [{**curve, "lrs": [*curve["lrs"]], "values": [*curve["values"]]} for curve in state["curves"]]
+        state["runs"] = [{**run, "values": [*run["values"]]} for run in state["runs"]]
         state["reading"]["outcome"] = self.outcome.value
         return state
 
@@ -218,4 +232,5 @@ class RangeTestResult:
         bounds = None if reading["bounds"] is None else LRBounds(**reading["bounds"])
         parts = {"bounds": bounds, "outcome": Outcome(reading["outcome"]), "marks": Marks(**reading["marks"])}
         curves = [Curve(**curve) for curve in state["curves"]]
-        return cls.of(curves, Reading(**{**reading, **parts}), state["monitor"])
+        runs = [ShortRun(**run) for run in state.get("runs", ())]
+        return cls.of(curves, Reading(**{**reading, **parts}), state["monitor"], runs)

@@ -13,11 +13,11 @@ from lightning_clr.valley import Valley, valleys
 _AROUND_ROUGHNESS = (1 / 12, 50.0)
 """Where a second sweep looks, in units of where training becomes as rough as the data: from where nothing has happened
 yet (from a quarter, 0.078 mean regret on those tasks instead of 0.034) up to where all is over."""
-_SLOWER = 4
-"""Steps of the second sweep over those of the first. Of the benchmark's rows: 1, 2, 3, 4 times 100 steps have 0.042,
-0.026, 0.022, 0.019 mean regret."""
-_MOST_SECOND_STEPS = 400
-"""Steps of a second sweep at the most, unless the first has more."""
+_MOST_STEPS = 400
+"""Steps of a second sweep at the most. Of the benchmark's rows: 100, 200, 300, 400 have 0.042, 0.026, 0.022, 0.019 mean
+regret."""
+_FEWEST_STEPS = 40
+"""Steps below which a second sweep tells nothing that the first did not."""
 _READINGS = 40
 """How often at the most a second sweep is read while it goes on; a reading costs about a millisecond."""
 _ALIKE = 4
@@ -28,13 +28,19 @@ _PAST = 3.0
 """Learning rate over ``max_lr`` by the time that settles it: the floor, which ends at 3.5 times, is all but over."""
 
 
-def second_plan(first: Curve, settings: Settings, utmost_lr: float) -> SweepPlan | None:
-    """The second sweep, at learning rates up to ``utmost_lr``; ``None`` if the first is clear enough."""
-    part = second_range(first)
-    if part is None:
+def second_plan(first: Curve, settings: Settings, utmost_lr: float, most_steps: int) -> SweepPlan | None:
+    """The second sweep, at learning rates up to ``utmost_lr``; ``None`` if it is too short, or the first clear enough.
+
+    Args:
+        first: The curve of the first sweep.
+        settings: Those of the test.
+        utmost_lr: The largest learning rate.
+        most_steps: How many steps it may have.
+    """
+    part, num_steps = second_range(first), min(_MOST_STEPS, most_steps)
+    if part is None or num_steps < _FEWEST_STEPS:
         return None
     lowest, highest = max(settings.min_lr, part[0]), min(utmost_lr, part[1])
-    num_steps = max(settings.num_steps, min(_SLOWER * settings.num_steps, _MOST_SECOND_STEPS))
     return SweepPlan(lowest, highest, num_steps, ends_when=Settled(first, num_steps))
 
 

@@ -52,7 +52,7 @@ COMPILED = {
 def test_a_sweep_compiles_nothing_again(make, compilations, tested):
     """Training alone compiles as often; a learning rate that is a number is compiled again when it moves."""
     torch._dynamo.reset()
-    counter, test = CompileCounter(), LRRangeTest(num_steps=40)
+    counter, test = CompileCounter(), LRRangeTest(num_steps=40, budget=200)
     trainer = quiet_trainer(max_epochs=1, callbacks=[test] if tested else [])
 
     trainer.fit(make(counter), loader())

@@ -16,6 +16,7 @@ from support.data import loader
 from support.exactness import SWEEP, Case, Ends, WithoutTrial, run
 from support.models import Bounded, Plain
 from support.processes import SUPPORT, environment, free_port, run_together
+from support.searches import two_sweeps
 from support.training import quiet_trainer
 
 
@@ -102,7 +103,7 @@ def test_second_sweep_needs_no_points_of_its_own():
                 raise ValueError("again")
             return super().training_step(batch, batch_idx)
 
-    result = lr_range_test(quiet_trainer(), Twice(), loader(), num_steps=20)
+    result = lr_range_test(quiet_trainer(), Twice(), loader(), num_steps=20, search=two_sweeps)
 
     assert [curve.ended_by for curve in result.curves] == ["", "ValueError: again"]
     assert result.closer_lrs[0] == result.curves[1].lrs[0]

@@ -12,6 +12,7 @@ from lightning_clr import LRRangeTest, lr_range_test
 from lightning_clr.recorder import Recorder
 from support.data import loader
 from support.models import Bounded, Hot, Noisy, Plain, Slow
+from support.searches import two_sweeps
 from support.training import quiet_trainer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -75,7 +76,8 @@ CASES = {
     "logged": (CountingHot, 1, {"monitor": "train_loss", "closer_look": False}, 1),
     "NaN in both sweeps": (CountingHot, 1, {}, 2),
     "closer look": (CountingNoisy, 1, {}, 1),
-    "settled": (CountingBounded, 1, {"num_steps": 80, "max_lr": 100.0}, 2),
+    "settled": (CountingBounded, 1, {"num_steps": 80, "max_lr": 100.0, "search": two_sweeps}, 2),
+    "short runs": (CountingBounded, 1, {"budget": 200}, 0),
     "goes on": (CountingSlow, 1, {}, 0),
 }
 

@@ -28,9 +28,12 @@ MAY_IMPORT = {
     "reading.py": {"bounds", "curve", "roughness", "settings", "valley"},
     "plan.py": {"curve", "settings"},
     "second_sweep.py": {"bounds", "curve", "plan", "reading", "roughness", "settings", "valley"},
-    "search.py": {"bounds", "curve", "plan", "reading", "second_sweep", "settings", "valley"},
-    "picture.py": {"curve", "reading", "valley"},
-    "result.py": {"bounds", "curve", "picture", "reading", "valley"},
+    "short_runs.py": set(),
+    "budget.py": {"settings"},
+    "search.py": {"bounds", "budget", "curve", "plan", "reading", "roughness", "second_sweep", "settings"}
+    | {"short_runs", "valley"},
+    "picture.py": {"curve", "reading", "short_runs", "valley"},
+    "result.py": {"bounds", "curve", "picture", "reading", "short_runs", "valley"},
     "files.py": {"result"},
     "loggers.py": {"files", "result"},
     "scheduler.py": {"bounds", "checks", "schedules"},
@@ -58,16 +61,16 @@ MAY_IMPORT = {
     "trial/loop.py": {"checks", "lightning", "trial.asleep", "trial.data", "trial.ddp", "trial.deepspeed"}
     | {"trial.private", "trial.signals", "trial.snapshot"},
     "recorder.py": {"apply", "bounds", "checks", "curve", "divergence", "lightning", "plan", "scheduler", "schedules"}
-    | {"settings", "steps", "trial.deepspeed", "trial.loop", "trial.signals", "trial.votes"},
+    | {"settings", "short_runs", "steps", "trial.deepspeed", "trial.loop", "trial.signals", "trial.votes"},
     "configure.py": {"bounds", "checks", "lightning", "scheduler", "schedules", "steps", "trial.private"},
     "mixin.py": {"bounds", "checks", "configure", "schedules"},
     "range_test.py": {"apply", "bounds", "checks", "curve", "hyperparameters", "lightning", "loggers", "plan"}
-    | {"progress", "reading", "recorder", "result", "search", "settings", "trial.asleep", "trial.loop"}
+    | {"progress", "reading", "recorder", "result", "search", "settings", "short_runs", "trial.asleep", "trial.loop"}
     | {"trial.private", "trial.processes", "trial.signals", "trial.snapshot"},
     "cli.py": {"bounds", "configure", "files", "lightning", "mixin", "range_test", "result", "schedules"},
 }
-PURE = ["bounds", "checks", "curve", "divergence", "plan", "reading", "roughness", "schedules", "search"]
-PURE += ["second_sweep", "settings", "valley"]
+PURE = ["bounds", "budget", "checks", "curve", "divergence", "plan", "reading", "roughness", "schedules", "search"]
+PURE += ["second_sweep", "settings", "short_runs", "valley"]
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torchmetrics"}
 PRIVATE = re.compile(
     r"\b(fit_loop|epoch_loop|val_loop|\w*_connector|_\w*Loop|_combined_loader|_data_fetcher|_data_source|_results"

@@ -107,7 +107,7 @@ def test_csv_takes_any_path(tmp_path):
 
 SUMMARIES = {
     "found": "LR range test: base_lr=0.002, max_lr=0.04 (60 steps, train loss)",
-    "diverged": "LR range test: base_lr=0.0018, max_lr=0.0072 (36 steps, val_loss)",
+    "diverged": "LR range test: base_lr=0.00072, max_lr=0.0072 (36 steps, val_loss)",
     "inconclusive": "LR range test: no bounds, since the curve did not improve clearly beyond its noise at any learning"
     " rate: take more steps (60 steps, train loss)",
     "accuracy": "LR range test: base_lr=0.002, max_lr=0.04 (60 steps, val_acc)",

@@ -1,15 +1,17 @@
 """What a range test measures next, on curves made up here: nothing is trained."""
 
+import itertools
 import math
 import random
 
 import pytest
 
 from lightning_clr.curve import Curve
-from lightning_clr.plan import SweepPlan
+from lightning_clr.plan import ShortRunPlan, SweepPlan
 from lightning_clr.reading import Outcome
 from lightning_clr.search import default_search, minimum_search, smith_search
 from lightning_clr.settings import Settings
+from lightning_clr.short_runs import ShortRun
 
 
 def lrs_of(plan):
@@ -20,18 +22,46 @@ def lrs_of(plan):
     return [plan.min_lr * (plan.max_lr / plan.min_lr) ** place for place in places]
 
 
-def converse(search, *losses, **settings):
-    """All plans of a search that measures ``loss(lr)``, of its own for each new sweep, and what it returns."""
+def converse(search, *losses, run=None, **settings):
+    """All plans of a search that measures ``loss(lr)``, of its own for each new sweep, and what it returns.
+
+    A short run measures ``run(lr)``, with the noise of its batches; by default the first loss.
+    """
     settings = Settings(**settings)
-    conversation, plans, curve = search(settings), [], None
+    conversation, plans, answer = search(settings), [], None
     while True:
         try:
-            plan = next(conversation) if curve is None else conversation.send(curve)
+            plan = next(conversation) if answer is None else conversation.send(answer)
         except StopIteration as end:
             return plans, end.value
         plans.append(plan)
-        sweep = sum(not plan.goes_on for plan in plans) - 1
-        curve = recorded(plan, losses[min(sweep, len(losses) - 1)], settings)
+        if isinstance(plan, SweepPlan):
+            sweep = sum(not plan.goes_on for plan in sweeps(plans)) - 1
+            answer = recorded(plan, losses[min(sweep, len(losses) - 1)], settings)
+        else:
+            answer = judged(plan, run or losses[0], settings)
+
+
+def sweeps(plans):
+    return [plan for plan in plans if isinstance(plan, SweepPlan)]
+
+
+def short_runs(plans):
+    """Those that train."""
+    return [plan for plan in plans if isinstance(plan, ShortRunPlan) and plan.max_lr]
+
+
+def steps_of(plans):
+    """Optimizer steps at the most, those of the untrained network included."""
+    new = [plan for plan, more in zip(plans, [*plans[1:], None], strict=True) if not getattr(more, "goes_on", False)]
+    return sum(plan.num_steps - getattr(plan, "num_skipped", 0) for plan in new)
+
+
+def judged(plan, run, settings):
+    """What a short run records: the same batches in all of them, and what each makes of them."""
+    batches, own = random.Random(7), random.Random(plan.max_lr)
+    values = [run(plan.max_lr) + batches.gauss(0, 0.1) + own.gauss(0, 0.02) for _ in range(plan.num_judged)]
+    return ShortRun(plan.max_lr, values, plan.num_steps, settings.monitor_mode, plan.falls)
 
 
 def recorded(plan, loss, settings):
@@ -62,54 +92,186 @@ def flat(seed=0):
     return lambda lr: 2.3 + rng.gauss(0, 0.01) + abs(rng.gauss(0, 0.01)) * lr / 0.1
 
 
-def test_clear_curve_takes_one_sweep():
-    plans, reading = converse(default_search, bowl)
+def annealed(lr, at=0.05):
+    """What short trainings bring: most at ``at``, more than a sweep shows."""
+    return 2 - 1.8 / (1 + 0.15 * math.log(max(lr, 1e-9) / at, 4) ** 2)
+
+
+def test_short_runs_follow_the_sweep_until_the_best_lies_between_two_others():
+    plans, reading = converse(default_search, bowl, run=annealed, training_steps=360)
+    first, untrained, *runs = plans
+    lrs = sorted(run.max_lr for run in runs)
+
+    assert first == SweepPlan(1e-6, 10.0, 60)
+    assert (untrained.max_lr, untrained.num_steps, untrained.num_judged) == (0.0, 45, 9)
+    assert {(run.num_steps, run.num_judged, run.falls) for run in runs} == {(45, 9, True)}
+    assert 3 <= len(runs) <= 6
+    best = min(lrs, key=annealed)
+    assert lrs[0] < best < lrs[-1]
+    assert reading.outcome is Outcome.FOUND
+    assert reading.bounds.max_lr == pytest.approx(1.2 * 0.05, rel=0.25)
+
+
+@pytest.mark.parametrize("at", [1e-5, 1e-3, 0.1, 5.0])
+def test_short_runs_go_wherever_the_best_is(at):
+    """However far the sweep's lowest point is off, here a factor of four and on."""
+    plans, reading = converse(default_search, lambda lr: bowl(lr, at=at / 4), run=lambda lr: annealed(lr, at))
+
+    assert reading.bounds.max_lr == pytest.approx(1.2 * at, rel=0.3)
+    assert len(short_runs(plans)) <= 6
+
+
+def cliff(lr, at=0.3):
+    """Learns better and better up to ``at``, and not at all above."""
+    return 2.0 if lr > at else 2 - 1.5 * min(1.0, (lr / at) ** 0.3)
+
+
+def test_max_lr_stays_below_the_edge_of_short_runs():
+    """A long training is at its edge sooner."""
+    plans, reading = converse(default_search, bowl, run=cliff, training_steps=360)
+    lrs = sorted(run.max_lr for run in short_runs(plans))
+    edge = next(high for low, high in itertools.pairwise(lrs) if high > 0.3)
+
+    assert edge / 3.5 / 4 < reading.bounds.max_lr < 0.3 / 2.5
+
+
+def test_short_run_that_blows_up_counts_as_nothing_learned():
+    plans, reading = converse(
+        default_search, bowl, run=lambda lr: math.nan if lr > 0.2 else cliff(lr), training_steps=360
+    )
+
+    assert any(run.max_lr > 0.2 for run in short_runs(plans))
+    assert 0.01 < reading.bounds.max_lr < 0.1
+
+
+@pytest.mark.parametrize("length", [160, 200, 300, 360, 500, 1000])
+@pytest.mark.parametrize("world", ["learns", "learns nothing", "blows up", "noise"])
+def test_takes_no_more_steps_than_training(length, world):
+    runs = {"learns": annealed, "learns nothing": lambda lr: 2.3, "blows up": lambda lr: math.nan if lr else 2.0}
+    first = {"learns": bowl, "noise": noisy(lambda lr: 2.0, 0.3)}.get(world, flat())
+    plans, _ = converse(default_search, first, run=runs.get(world), training_steps=length)
+
+    assert steps_of(plans) <= length
+
+
+def test_long_training_is_not_tested_for_ever():
+    plans, _ = converse(default_search, bowl, run=annealed, training_steps=10**6)
+
+    assert plans[0].num_steps == 100
+    assert steps_of(plans) <= 100 + 25 + 6 * 125
+
+
+@pytest.mark.parametrize("budget", [60, 100, 155, 300])
+def test_budget_is_kept(budget):
+    plans, reading = converse(default_search, bowl, run=annealed, training_steps=10_000, budget=budget)
+
+    assert steps_of(plans) <= budget
+    assert reading.outcome is Outcome.FOUND
+    assert bool(short_runs(plans)) == (budget >= 155)
+
+
+@pytest.mark.parametrize("length", [1, 60, 150])
+def test_short_training_gets_a_sweep_alone(length):
+    plans, reading = converse(default_search, bowl, training_steps=length)
 
     assert plans == [SweepPlan(1e-6, 10.0, 100)]
     assert reading.outcome is Outcome.FOUND
 
 
-def test_noisy_curve_gets_a_second_slower_sweep_around_its_onset_of_roughness():
-    plans, reading = converse(default_search, flat())
-    second = plans[-1]
+def test_short_runs_stay_within_the_limits_of_the_user():
+    plans, reading = converse(default_search, bowl, run=lambda lr: annealed(lr, at=10.0), min_lr=1e-4, max_lr=0.5)
 
-    assert second.num_steps == 400
+    assert max(run.max_lr for run in short_runs(plans)) <= 0.5
+    assert reading.bounds.max_lr <= 1.2 * 0.5
+
+
+def test_second_sweep_where_short_runs_learn_nothing():
+    """Around the onset of roughness, with the steps that are left."""
+    plans, reading = converse(default_search, flat(), run=lambda lr: 2.3, training_steps=500)
+    _, second = [plan for plan in sweeps(plans) if not plan.goes_on]
+
+    assert 150 < second.num_steps < 400
     assert second.max_lr / second.min_lr == pytest.approx(600)
     assert 0.1 / 36 < second.min_lr < 0.3 / 12
     assert reading.outcome is Outcome.FOUND
+    assert not plans[-1].falls  # and verified
 
 
-@pytest.mark.parametrize(("first", "second"), [(50, 200), (100, 400), (200, 400), (410, 410)])
-def test_second_sweep_has_four_hundred_steps_at_most_unless_the_first_has_more(first, second):
-    plans, _ = converse(default_search, flat(), num_steps=first)
+def test_what_sweeps_say_is_halved_until_training_holds():
+    def run(lr):
+        return 2.3 if lr < 0.03 else 40.0
 
-    assert [plan.num_steps for plan in plans if not plan.goes_on] == [first, second]
+    _, reading = converse(default_search, flat(), run=lambda lr: 2.3, training_steps=500)
+    lower, lower_reading = converse(default_search, flat(), run=run, training_steps=500)
+
+    assert reading.bounds.max_lr > 0.03
+    assert lower_reading.bounds.max_lr < 0.03
+    assert lower_reading.bounds.base_lr <= lower_reading.bounds.max_lr / 4
+    assert lower[-1].max_lr == lower_reading.bounds.max_lr
 
 
-def test_second_sweep_ends_once_its_bounds_are_settled():
-    """Its plan says so: the valley stands still long before the end that was planned."""
-    taken, clear = [], noisy(bowl, 0.05)
-    plans, reading = converse(default_search, noisy(bowl, 1.0), lambda lr: taken.append(lr) or clear(lr))
+def test_no_answer_where_training_holds_nowhere():
+    _, reading = converse(default_search, flat(), run=lambda lr: 40.0 if lr else 2.3, training_steps=500)
 
-    assert plans[-1].num_steps == 400
-    assert 100 < len(taken) < 400
-    assert taken[-1] > 3 * reading.bounds.max_lr
+    assert (reading.bounds, reading.outcome) == (None, Outcome.DOES_NOT_HOLD)
+    assert "does not hold at" in reading.reason
+
+
+def test_loss_of_zero_has_no_answer():
+    reading = converse(default_search, lambda lr: 0.0, run=lambda lr: 0.0, training_steps=300)[1]
+
+    assert reading.bounds is None
+
+
+def test_noise_alone_is_seldom_learning():
+    """Of a sweep and of short runs on the same batches: in 96 of 100 cases it is declined, as with one sweep."""
+    found = 0
+    for seed in range(60):
+        _, reading = converse(
+            default_search,
+            noisy(lambda lr: 2.0, 0.3, seed),
+            run=lambda lr, seed=seed: 2.0 + 1e-9 * seed,
+            training_steps=500,
+        )
+        found += reading.bounds is not None
+
+    assert found <= 4
+
+
+def test_metric_to_be_maximised_is_turned():
+    """As long as it is validated, there is no second sweep."""
+    plans, reading = converse(
+        default_search,
+        lambda lr: 0.1 + 0.3 * (2 - bowl(lr)),
+        run=lambda lr: 2 - annealed(lr),
+        monitor="val_acc",
+        monitor_mode="max",
+    )
+
+    assert len(sweeps(plans)) == 1
+    assert reading.bounds.max_lr == pytest.approx(1.2 * 0.05, rel=0.25)
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"closer_look": False}, {"stop_factor": None}, {"mode": "linear"}, {"monitor": "val_acc"}],
-    ids=["switched off", "may not end early", "linear", "each value takes a validation run"],
+    [{"closer_look": False}, {"stop_factor": None}, {"mode": "linear"}],
+    ids=["switched off", "may not end early", "linear"],
 )
-def test_there_is_no_second_sweep(settings):
+def test_there_is_one_sweep_and_no_more(settings):
     plans, _ = converse(default_search, flat(), **settings)
 
     assert len([plan for plan in plans if not plan.goes_on]) == 1
 
 
+def test_second_sweep_has_four_hundred_steps_at_most():
+    plans, _ = converse(default_search, flat(), run=lambda lr: 2.3, training_steps=10**5)
+
+    assert max(plan.num_steps for plan in sweeps(plans)) == 400
+
+
 def test_sweep_that_still_improves_goes_on_at_the_same_pace():
     """Up to a hundred times the usual end, without starting again."""
-    plans, reading = converse(default_search, lambda lr: bowl(lr, at=10.0))
+    plans, reading = converse(default_search, lambda lr: bowl(lr, at=10.0), training_steps=100)
     first, more = plans
 
     assert more.goes_on
@@ -121,7 +283,7 @@ def test_sweep_that_still_improves_goes_on_at_the_same_pace():
 
 
 def test_sweep_that_has_not_moved_goes_on_too():
-    plans, reading = converse(default_search, lambda lr: 2.0)
+    plans, reading = converse(default_search, lambda lr: 2.0, training_steps=100)
 
     assert [plan.goes_on for plan in plans] == [False, True]
     assert reading.outcome is Outcome.NO_CLEAR_IMPROVEMENT

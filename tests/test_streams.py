@@ -525,7 +525,7 @@ def test_batches_are_released_as_they_are_handed_out():
             gc.collect()
             SEEN.append(sum(type(thing) is torch.Tensor and thing.shape == (16, 8) for thing in gc.get_objects()))
 
-    trainer = quiet_trainer(max_steps=12, callbacks=[AfterTrial(**{**SWEEP, "num_steps": 12})])
+    trainer = quiet_trainer(max_steps=12, callbacks=[AfterTrial(**{**SWEEP, "num_steps": 12, "search": None})])
     trainer.fit(Notes(), unbatched(Endless()))
 
     assert len(SEEN) == 12 + 12
@@ -554,7 +554,7 @@ def test_what_cannot_be_copied_is_told():
     )
 
     with pytest.warns(UserWarning, match=r"cannot be copied \(generator\)"):
-        quiet_trainer(max_epochs=1, callbacks=[AfterTrial(**SWEEP)]).fit(module, batches)
+        quiet_trainer(max_epochs=1, callbacks=[AfterTrial(**{**SWEEP, "search": None})]).fit(module, batches)
 
     assert len(seen) == 20 + 14
     assert seen[1][0] is not seen[15][0]
@@ -576,7 +576,7 @@ def test_workers_start_once_in_a_sweep(persistent):
     """Also where an epoch is a fraction of it; they end with it."""
     STARTS.value, others = 0, {*multiprocessing.active_children()}  # which other tests have left
     loader = DataLoader(Sampled(), 40, num_workers=2, worker_init_fn=count_start, persistent_workers=persistent)
-    test = AfterTrial(**SWEEP)
+    test = AfterTrial(**{**SWEEP, "search": None})
     quiet_trainer(max_epochs=3, callbacks=[test]).fit(Plain(), loader)
 
     assert test.ran == 14

@@ -6,6 +6,7 @@ and fetchers live on loop objects and vanish with the shadow; everything else is
 :class:`~lightning_clr.trial.snapshot.Snapshot`.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -91,6 +92,18 @@ class Trial:
             "A range test needs training batches, but the training data ended at once, twice. Check the data loader,"
             " and that `on_train_batch_start` does not return -1 at every start of an epoch."
         )
+
+    def skip_batch(self) -> None:
+        """Read the next batch, in the next epoch's order if this epoch is over, and leave it."""
+        fetcher = self._loop._data_fetcher
+        for _ in range(2):
+            if not fetcher.done:
+                with contextlib.suppress(StopIteration):
+                    batch = next(fetcher)
+                    if hasattr(batch, "__next__"):  # a step that reads its batches itself is given the iterator
+                        next(batch)
+                    return
+            self._start_next_epoch()
 
     @property
     def names(self) -> set[str]:

@@ -92,6 +92,8 @@ class Live:
                 self.exhausted = True
                 return
             draws.end()
+            if isinstance(self.stream, Replay) and self.stream.draws is not None:
+                draws = self.stream.draws  # of the time when it was read, which may have been another state
             self.kept.append((batch, draws))  # now, so that it is not lost whatever happens
             copied, held = self.terms.copied(batch)
             self.kept[-1] = (copied, draws)  # a stream may write its next batch into the memory of this one
@@ -135,6 +137,8 @@ class Replay:
 
     def __init__(self, live: Live, start_over: Callable[[], Iterator[Any]]) -> None:
         self.live = live
+        self.draws: _Draws | None = None
+        """The random numbers that the last batch has taken, if it was kept."""
         if live.made_by_module:  # with weights that are undone
             live.kept.clear()
             live.stream, live.exhausted = start_over(), False
@@ -146,9 +150,10 @@ class Replay:
 
     def __next__(self) -> Any:
         if self.live.kept:
-            batch, draws = self.live.kept.popleft()
-            draws.repeat()
+            batch, self.draws = self.live.kept.popleft()
+            self.draws.repeat()
             return batch
+        self.draws = None
         if self.live.exhausted:
             raise StopIteration
         return next(self.live.stream)

@@ -20,6 +20,7 @@ from lightning_clr import LRBounds, LRRangeTest, RangeTestResult
 from lightning_clr.trial.randomness import rng_state
 from support.data import loader
 from support.models import Plain
+from support.searches import sweep_and_short_runs
 from support.training import quiet_trainer
 
 STEPS = 14
@@ -27,7 +28,7 @@ STEPS = 14
 UNLIKE = ("_trainer", "_metric_attributes", "_torchdynamo_wrapper_id", "ds_id")
 """What differs between any two modules."""
 NUMBERS = {int, float, bool}
-SWEEP = {"min_lr": 1e-4, "max_lr": 1.0, "num_steps": STEPS, "stop_factor": None}
+SWEEP = {"min_lr": 1e-4, "max_lr": 1.0, "num_steps": STEPS, "stop_factor": None, "search": sweep_and_short_runs}
 
 
 @dataclass

@@ -251,7 +251,7 @@ class NoisyOnEachRank(Scheduled, Noisy):
 def found_at_a_closer_look(devices: int) -> dict:
     """What the range test finds where it sweeps twice."""
     seed_everything(5)
-    test = LRRangeTest(num_steps=40)
+    test = LRRangeTest(num_steps=40, budget=400)
     trainer = quiet_trainer(strategy="ddp", devices=devices, max_steps=2, callbacks=[test])
     trainer.fit(NoisyOnEachRank(), loader(160, shuffle=True))
     return test.result.state_dict()
