@@ -3,8 +3,8 @@
 Left: validation accuracy against a linearly rising learning rate. ``base_lr`` is where accuracy starts to rise,
 ``max_lr`` where it slows down, becomes ragged or falls (Smith 2017, section 3.3 and Figure 3). Right: training loss
 against an exponentially rising one, which needs no idea of the right decade (after Gugger and fastai), and at the end
-of short trainings by 1cycle, which the bounds follow. Both by
-``lr_range_test``, which trains nothing; the linear one goes up to ten times the ``max_lr`` that the other has found.
+of short trainings by 1cycle, which the bounds follow. Both by ``lr_range_test``, after which nothing is trained; the
+linear one goes up to ten times the ``max_lr`` that the other has found.
 
 Writes ``range_test_smith.svg``.
 
