@@ -64,7 +64,7 @@ def picture(curves, level, kind="validation", top=None):
     figure, axes = panels(height=4.4)
     for (weight_decay, curve), (color, style) in zip(curves.items(), LOOKS, strict=True):
         rate = highest_rate(curve, level)
-        label = f"weight decay {float(weight_decay):g}: up to {rate:.2g}"
+        label = f"weight decay {float(weight_decay):g}: " + (f"up to {rate:.2g}" if rate else "never")
         axes.plot(curve["lrs"], curve["losses"], style, color=color, label=label)
         if rate:
             axes.plot(rate, level, "o", color=color)
