@@ -72,7 +72,7 @@ def default_search(data, steps, bar):
     """The test that is run by default, before a training of so many steps."""
     trainer = quiet_trainer(steps, enable_progress_bar=bar)
     result = lr_range_test(trainer, classifier(data, OneCycle(), None, 0), *batches(data, 100))
-    return curve_of(result) | {"steps": sum(len(curve.lrs) for curve in result.curves)}, bounds_of(result)
+    return curve_of(result) | {"summary": result.summary()}, bounds_of(result)
 
 
 def curve_of(result):
