@@ -227,8 +227,8 @@ def _make(parsed: Any) -> None:
 
 def _as_json(result: RangeTestResult, files: dict[str, str]) -> str:
     bounds = {"base_lr": None, "max_lr": None} if result.bounds is None else vars(result.bounds)
-    steps = len(result.lrs) + len(result.closer_lrs)
-    return json_format.dumps({**bounds, "reason": result.reason, "monitor": result.monitor, "steps": steps, **files})
+    told = {"interval": result.interval, "reason": result.reason, "monitor": result.monitor, "steps": result.num_steps}
+    return json_format.dumps({**bounds, **told, **files})
 
 
 def _as_text(result: RangeTestResult, files: dict[str, str], has_mixin: bool) -> str:

@@ -43,6 +43,8 @@ _MOST_RUNS = 6
 _HOLD_STEPS = 12
 """Steps of the run that verifies what sweeps say; what blows up does so at once."""
 _MOST_HOLDS = 4
+_DOUBT, _DOUBT_OF_SWEEPS = 2.0, 4.0
+"""See :class:`~lightning_clr.reading.Reading`. Of the benchmark's tests: 89 % and 90 %."""
 _BLOWN_UP = 0.1
 """Part of the untrained level by which it is above the highest untrained loss then."""
 
@@ -139,7 +141,7 @@ def _of_runs(runs: ShortRuns, first: Curve) -> Reading:
     shows = first.lrs[valley.starts] if is_clear else most
     (untrained,) = first.turned([valley.untrained])
     marks = Marks(untrained=untrained, base_lr="learning shows" if shows < most else A_TENTH, max_lr=origin)
-    return Reading(LRBounds(min(shows, most), max_lr), Outcome.FOUND, marks=marks)
+    return Reading(LRBounds(min(shows, most), max_lr), Outcome.FOUND, marks=marks, doubt=_DOUBT)
 
 
 def _that_holds(reading: Reading, runs: ShortRuns, left: int) -> Conversation:
@@ -151,7 +153,7 @@ def _that_holds(reading: Reading, runs: ShortRuns, left: int) -> Conversation:
     for _ in range(min(_MOST_HOLDS, left // _HOLD_STEPS)):
         held = yield ShortRunPlan(max_lr, _HOLD_STEPS, _HOLD_STEPS // 3, falls=False)
         if held.is_through and statistics.median(held.losses) <= highest:
-            return _lowered(reading, max_lr)
+            return replace(_lowered(reading, max_lr), doubt=_DOUBT_OF_SWEEPS)
         max_lr /= 2
     reason = f"training does not hold at {2 * max_lr:.2g}, nor at higher learning rates that the curves suggest"
     return Reading(None, Outcome.DOES_NOT_HOLD, reason, reading.marks)

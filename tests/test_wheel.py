@@ -62,7 +62,8 @@ def test_what_is_shipped(dist):
     assert in_wheel == {"lightning_clr", f"lightning_clr-{importlib.metadata.version('lightning-clr')}.dist-info"}
     assert "lightning_clr/py.typed" in zipfile.ZipFile(wheel).namelist()
     assert {"tests/support/models.py", "examples/train.yaml", "docs/callbacks.md"} <= names
-    assert {"constraints.txt", "README.md", "LICENSE"} <= names
+    assert {"constraints.txt", "README.md", "LICENSE", "CONTRIBUTING.md", "mkdocs.yml"} <= names
+    assert {".pre-commit-config.yaml", ".github/ISSUE_TEMPLATE/bounds.yml"} <= names
 
 
 def test_metadata():
