@@ -15,9 +15,10 @@ from the upper to the lower bound over one stepsize, then constant; section 4.1.
 mean, in batches of 100. By the same code:
 
     python examples/clr_against_fixed.py                              # scikit-learn's digits, lengths over 100
-    python examples/clr_against_fixed.py --cifar DATA --device gpu    # the real thing, hours
+    python examples/clr_against_fixed.py --cifar DATA --device gpu    # the real thing
+    python examples/clr_against_fixed.py --recorded docs/clr_against_fixed_cifar.json    # its picture, from a record
 
-Prints a table and writes ``clr_against_fixed.svg``.
+Prints a table and writes ``clr_against_fixed.svg``, with CIFAR-10 ``clr_against_fixed_cifar.svg`` and ``.json``.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import statistics
 from dataclasses import dataclass
 
 import torch
-from common import BLUE, DARK, GOLD, RED, Classifier, cifar10, digits, panels, save, train
+from common import BLUE, DARK, GOLD, RED, Classifier, cifar10, digits, panels, read_record, record, save, train
 from pytorch_lightning import seed_everything
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -143,38 +144,51 @@ def run(data, name, scale, seed, device, validations):
     # the baseline that is as long as CLR drops at the same parts of its length
     own_scale = scale * FIXED_STEPS / CLR_STEPS if name == "fixed, as long as CLR" else scale
     module = CaffeClassifier(caffe_network(channels, side, SIZE if scale > 1 else 1), kind(own_scale), BOUNDS)
-    return train(module, data, steps // scale, 100, validations, accelerator=device)
+    bar = channels == 3  # digits take seconds
+    history = train(module, data, steps // scale, 100, validations, accelerator=device, enable_progress_bar=bar)
+    return {"steps": history.steps, "accuracies": history.accuracies}
 
 
-def picture(histories, title):
+def picture(curves, title):
     """Accuracy over steps, the mean over seeds."""
     figure, axes = panels(height=4.2)
-    for name, runs in histories.items():
+    for name, runs in curves.items():
         _, _, color, style = RUNS[name]
-        mean = [statistics.mean(values) for values in zip(*(history.accuracies for history in runs), strict=True)]
-        axes.plot(runs[0].steps, mean, style, color=color, label=f"{name}: {mean[-1]:.1f} %")
+        mean = [statistics.mean(values) for values in zip(*(run["accuracies"] for run in runs), strict=True)]
+        axes.plot(runs[0]["steps"], mean, style, color=color, label=f"{name}: {mean[-1]:.1f} %")
     axes.set(xlabel="optimizer step", ylabel="test accuracy, %", title=title)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="lower right")
     return figure
 
 
-def main(cifar=None, device="cpu", scale=None, seeds=3, validations=50):
+def main(cifar=None, device="cpu", scale=None, seeds=3, validations=50, recorded=None):
     """Train all runs, print the table, draw; returns the mean final accuracies."""
     torch.set_num_threads(1)
-    data = as_caffe(digits() if cifar is None else cifar10(cifar))
-    scale = scale or (100 if cifar is None else 1)
-    what = "digits of scikit-learn" if cifar is None else "CIFAR-10"
-    what += f", lengths over {scale}" if scale > 1 else ""
-    histories = {name: [run(data, name, scale, seed, device, validations) for seed in range(seeds)] for name in RUNS}
+    real = cifar is not None or recorded is not None
+    scale = scale or (1 if real else 100)
+    if recorded is not None:
+        curves = read_record(recorded)
+    else:
+        if real and scale == 1:
+            print("145,000 steps a seed: takes minutes on a GPU, hours on a CPU.", flush=True)
+        data = as_caffe(cifar10(cifar) if real else digits())
+        curves = {name: [run(data, name, scale, seed, device, validations) for seed in range(seeds)] for name in RUNS}
+    name = "clr_against_fixed" + "_cifar" * real
+    if cifar is not None:
+        record(name, f"python examples/clr_against_fixed.py --cifar FOLDER --device {device} --scale {scale}", curves)
 
-    print(f"{what}, {seeds} seeds")
-    print("| run | steps | test accuracy |\n|---|---|---|")
+    what = "CIFAR-10" if real else "digits of scikit-learn"
+    what += f", lengths over {scale}" if scale > 1 else ""
+    print(what)
+    print("| run | steps | seeds | test accuracy |\n|---|---|---|---|")
     finals = {}
-    for name, runs in histories.items():
-        final = [history.accuracies[-1] for history in runs]
-        finals[name] = statistics.mean(final)
-        print(f"| {name} | {RUNS[name][1] // scale:,} | {finals[name]:.1f} % ({min(final):.1f} to {max(final):.1f}) |")
-    save(picture(histories, f"Caffe's small network on {what}"), "clr_against_fixed")
+    for kind, runs in curves.items():
+        final = [run["accuracies"][-1] for run in runs]
+        finals[kind] = statistics.mean(final)
+        spread = f" ({min(final):.1f} to {max(final):.1f})" if len(final) > 1 else ""
+        print(f"| {kind} | {RUNS[kind][1] // scale:,} | {len(runs)} | {finals[kind]:.1f} %{spread} |")
+    save(picture(curves, f"Caffe's small network on {what}"), name)
     return finals
 
 
@@ -184,4 +198,5 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cpu", help="cpu or gpu")
     parser.add_argument("--scale", type=int, help="divide all lengths by this")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recorded", metavar="FILE", help="draw the runs of this record")
     main(**vars(parser.parse_args()))

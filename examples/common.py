@@ -3,6 +3,10 @@
 ``digits.py`` stands alone, and uses none of this.
 """
 
+import json
+import pickle
+from pathlib import Path
+
 import torch
 from matplotlib import pyplot as plt
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -41,6 +45,29 @@ def save(figure, name):
     plt.close(figure)
 
 
+# Numbers: kept beside the pictures that are drawn of them
+
+
+def record(name, made, numbers):
+    """Write ``<name>.json`` to the current folder, with how it was made and five digits of each number."""
+
+    def short(value):
+        if isinstance(value, dict):
+            return {key: short(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [short(one) for one in value]
+        return float(f"{value:.5g}") if isinstance(value, float) else value
+
+    Path(f"{name}.json").write_text(json.dumps({"made": made} | short(numbers)) + "\n")
+
+
+def read_record(path):
+    """The numbers of a record."""
+    numbers = json.loads(Path(path).read_text())
+    del numbers["made"]
+    return numbers
+
+
 # Images: a part for training and a part for testing
 
 
@@ -56,32 +83,45 @@ def digits(number=None):
     return TensorDataset(*train[:number]), TensorDataset(*test[:])
 
 
-def cifar10(folder):
-    """50,000 images for training and 10,000 for testing, ``[n, 3, 32, 32]`` between 0 and 1.
+def cifar10(folder, train=None, test=None):
+    """50,000 images for training and 10,000 for testing, or the first ``train`` and ``test`` of them.
+
+    Images are ``[n, 3, 32, 32]`` between 0 and 1, read from the pickles that
+    https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz unpacks to. No checksum is asked for.
 
     Raises:
-        SystemExit: If torchvision is missing, or if the images are not in ``folder``.
+        SystemExit: If they are not in ``folder``.
     """
-    try:
-        from torchvision.datasets import CIFAR10
-    except ModuleNotFoundError:
-        raise SystemExit("CIFAR-10 is read by torchvision: pip install torchvision") from None
-    try:
-        parts = [CIFAR10(folder, train=train) for train in (True, False)]
-    except RuntimeError:
+    pickles = Path(folder) / "cifar-10-batches-py"
+    if not pickles.is_dir():
         raise SystemExit(
-            f"CIFAR-10 is not in {folder!r}. Unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there, so"
-            f" that there is {folder}/cifar-10-batches-py."
-        ) from None
-    return tuple(
-        TensorDataset(torch.tensor(part.data).permute(0, 3, 1, 2) / 255, torch.tensor(part.targets)) for part in parts
+            f"CIFAR-10 is not in {str(folder)!r}. Unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there,"
+            f" so that there is {pickles}."
+        )
+
+    def part(number, *names):
+        read = [pickle.loads((pickles / name).read_bytes(), encoding="bytes") for name in names]
+        images = torch.cat([torch.as_tensor(one[b"data"]) for one in read])[:number]
+        classes = torch.tensor([label for one in read for label in one[b"labels"]])[:number]
+        return TensorDataset(images.reshape(-1, 3, 32, 32) / 255, classes)
+
+    return part(train, *(f"data_batch_{number}" for number in range(1, 6))), part(test, "test_batch")
+
+
+class Whole(TensorDataset):
+    """Hands out a batch by one look-up, on the device where the data lie."""
+
+    def __getitems__(self, indices):
+        return self[indices]
+
+
+def batches(data, batch_size, drop_last=True, device="cpu"):
+    """Loaders for training and for validation, of data that fit on the device."""
+    train, test = (Whole(*(tensor.to(device) for tensor in part.tensors)) for part in data)
+    return (
+        DataLoader(train, batch_size, shuffle=True, drop_last=drop_last, collate_fn=list),
+        DataLoader(test, 1000, collate_fn=list),
     )
-
-
-def batches(data, batch_size, drop_last=True):
-    """Loaders for training and for validation."""
-    train, test = data
-    return DataLoader(train, batch_size, shuffle=True, drop_last=drop_last), DataLoader(test, 1000)
 
 
 # Networks: from images to ten logits
@@ -163,6 +203,15 @@ class DigitsClassifier(Classifier):
         super().__init__(digits_network(), schedule, lr_bounds)
 
 
+class Mirrored(Classifier):
+    """Half of the images, from left to right."""
+
+    def training_step(self, batch, batch_idx):
+        images, classes = batch
+        mirror = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+        return super().training_step((torch.where(mirror, images.flip(3), images), classes), batch_idx)
+
+
 class Piecewise(Schedule):
     """``max_lr``, a tenth of it after 5/8 of training, a hundredth after 7/8."""
 
@@ -176,6 +225,10 @@ class History(Callback):
 
     def __init__(self):
         self.lrs, self.momenta, self.steps, self.accuracies = [], [], [], []
+
+    def numbers(self):
+        """All of them, for a record."""
+        return {name: getattr(self, name) for name in ("lrs", "momenta", "steps", "accuracies")}
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         group = trainer.optimizers[0].param_groups[0]
@@ -199,5 +252,6 @@ def train(module, data, max_steps, batch_size, validations, **kwargs):
     history = History()
     every = max(1, max_steps // validations)
     kwargs |= {"val_check_interval": every, "check_val_every_n_epoch": None}
-    quiet_trainer(max_steps, history, **kwargs).fit(module, *batches(data, batch_size))
+    trainer = quiet_trainer(max_steps, history, **kwargs)
+    trainer.fit(module, *batches(data, batch_size, device=trainer.strategy.root_device))
     return history

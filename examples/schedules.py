@@ -79,10 +79,10 @@ class AnyOptimizer(Classifier):
         return self.with_schedule(self.optimizer(self.parameters(), lr=0.01))
 
 
-def bounds_of(optimizer):
-    """By a range test."""
+def bounds_of(optimizer, steps):
+    """By a range test before a training of so many steps."""
     seed_everything(0, verbose=False)
-    test = lr_range_test(quiet_trainer(100), AnyOptimizer(optimizer, Constant()), *batches(digits(), 32))
+    test = lr_range_test(quiet_trainer(steps), AnyOptimizer(optimizer, Constant()), *batches(digits(), 32))
     return test.bounds or LRBounds(0.001, 0.01)
 
 
@@ -111,7 +111,7 @@ def final(runs):
 def main(steps=200, seeds=3, validations=15, names=tuple(RUNS)):
     """Test, train, print, draw; returns the learning rates and mean accuracies."""
     torch.set_num_threads(1)
-    bounds = {optimizer: bounds_of(optimizer) for optimizer in {RUNS[name][0] for name in names}}
+    bounds = {optimizer: bounds_of(optimizer, steps) for optimizer in {RUNS[name][0] for name in names}}
     figure, axes = panels(-(-len(names) // 4), 4, width=10, height=6.5, squeeze=False)
     results = {}
     print(f"| schedule | highest rate | accuracy after {steps} steps, mean of {seeds} |\n|---|---|---|")

@@ -3,17 +3,19 @@
 import importlib
 import math
 import os
+import pickle
 import re
 import runpy
 import subprocess
 import sys
-import types
 from functools import partial
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from support.data import loader
 from support.models import Plain
@@ -151,19 +153,49 @@ def test_clr_against_fixed_runs(example, capsys):
     assert written() == {"clr_against_fixed.svg"}
 
 
-@pytest.mark.parametrize("torchvision", [None, "without data"])
-def test_cifar_says_what_is_missing(example, monkeypatch, torchvision):
-    datasets = types.ModuleType("torchvision.datasets")
-
-    def without_data(folder, train):
-        raise RuntimeError("Dataset not found or corrupted.")
-
-    datasets.CIFAR10 = without_data
-    monkeypatch.setitem(sys.modules, "torchvision", torchvision and types.ModuleType("torchvision"))
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", torchvision and datasets)
-
-    with pytest.raises(SystemExit, match="cifar-10-batches-py" if torchvision else "pip install torchvision"):
+def test_cifar_says_what_is_missing(example):
+    with pytest.raises(SystemExit, match="cifar-10-batches-py"):
         example("common").cifar10("nowhere")
+
+
+@pytest.fixture
+def cifar():
+    """A folder like that of CIFAR-10, with six random images a pickle; classes are numbered from first to last."""
+    folder = Path("cifar")
+    (folder / "cifar-10-batches-py").mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for number, name in enumerate(["data_batch_1", *(f"data_batch_{n}" for n in range(2, 6)), "test_batch"]):
+        images = draw.integers(0, 256, (6, 3072), dtype=np.uint8)
+        part = {b"data": images, b"labels": [(6 * number + image) % 10 for image in range(6)]}
+        (folder / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(part))
+    return folder
+
+
+def test_cifar_is_read_from_its_pickles(example, cifar):
+    train, test = example("common").cifar10(cifar)
+    few_train, few_test = example("common").cifar10(cifar, train=8, test=2)
+
+    second = pickle.loads((cifar / "cifar-10-batches-py" / "data_batch_2").read_bytes())
+    assert train[:][0].shape == (30, 3, 32, 32)
+    assert torch.equal(train[6][0], torch.tensor(second[b"data"][0]).reshape(3, 32, 32) / 255)
+    assert train[:][1].tolist() == [label % 10 for label in range(30)]
+    assert test[:][1].tolist() == [0, 1, 2, 3, 4, 5]
+    assert [len(few_train), len(few_test)] == [8, 2]
+
+
+def test_batches_are_those_of_a_plain_loader(example):
+    """The same images in the same order, though each batch is one look-up."""
+    data = example("common").digits(100)
+
+    torch.manual_seed(0)
+    ours = [*example("common").batches(data, 30)[0]]
+    torch.manual_seed(0)
+    plain = [*DataLoader(data[0], 30, shuffle=True, drop_last=True)]
+
+    assert len(ours) == len(plain) == 3
+    assert all(
+        torch.equal(x, y) for one, other in zip(ours, plain, strict=True) for x, y in zip(one, other, strict=True)
+    )
 
 
 def test_caffe_network_takes_images_of_both_sizes(example):
@@ -172,6 +204,28 @@ def test_caffe_network_takes_images_of_both_sizes(example):
     assert network(3, 32)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
     assert sum(p.numel() for p in network(3, 32).parameters()) == 89_578  # as in Caffe
     assert network(1, 8)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_recorded_runs_tell_what_the_page_says(example, capsys):
+    """Those of a GPU, from which the opening figure is drawn."""
+    finals = example("clr_against_fixed").main(recorded=ROOT / "docs" / "clr_against_fixed_cifar.json")
+
+    page = (ROOT / "docs" / "article.md").read_text()
+    assert [round(final, 1) for final in finals.values()] == [80.4, 79.6, 76.3, 78.9]
+    assert all(f"{final:.1f} %" in page for final in finals.values())
+    assert "| CLR, three stages | 25,000 | 2 |" in capsys.readouterr().out
+    assert written() == {"clr_against_fixed_cifar.svg"}
+
+
+@pytest.mark.parametrize("name", ["clr_against_fixed", "super_convergence", "three_bounds", "weight_decay"])
+def test_records_are_drawn(example, name):
+    """Those of CIFAR-10, without the data."""
+    path = ROOT / "docs" / f"{name}_cifar.json"
+
+    example(name).main(recorded=path)
+
+    assert path.stat().st_size < 30_000
+    assert written() == {f"{name}_cifar.svg"}
 
 
 @pytest.mark.processes
@@ -199,6 +253,22 @@ def test_range_test_as_smith_draws_it(example):
     assert written() == {"range_test_smith.svg"}
 
 
+@pytest.mark.processes
+@pytest.mark.usefixtures("quiet")
+def test_three_pairs_of_bounds(example):
+    """Smith's figure, his rule and the default search, on digits; nothing is searched again where there is a record."""
+    three_bounds = example("three_bounds")
+
+    found = three_bounds.main(sweep_steps=100, run_steps=10, validations=20)
+    example("common").record("kept", "here", found)
+    kept = three_bounds.main(recorded="kept.json")
+
+    assert found["bounds"]["Smith's figure"] == [0.001, 0.006]
+    assert found["sweep"]["lrs"][-1] == pytest.approx(0.02)
+    assert list(kept["accuracies"]) == list(found["accuracies"])
+    assert written() == {"three_bounds.svg", "three_bounds_cifar.svg", "kept.json"}
+
+
 def test_all_digits_are_used(example):
     """In training those that are asked for, in testing all the others."""
     common = example("common")
@@ -222,7 +292,7 @@ def test_super_convergence_has_its_signature(example):
     """A rise, a fall where the learning rate is large, a second rise."""
     runs = example("super_convergence").main(lengths=(5,), seeds=1)
 
-    accuracies = runs["1cycle, 0.035 to 0.35"].accuracies  # every five steps
+    accuracies = runs["1cycle, 0.035 to 0.35"]["accuracies"]  # every five steps
     rise = max(accuracies[:8])
     dip = min(accuracies[accuracies.index(rise) : 12])
     assert rise - dip > 15
