@@ -77,8 +77,8 @@ class Reading:
         outcome: How it ended; code asks for this.
         reason: Why there are no bounds, in plain words for people; empty if there are.
         marks: What it rests on.
-        doubt: Factor below and above ``max_lr`` within which a learning rate lies, in nine of ten tests, that loses no
-            more than a hundredth of what the best one brings; ``None`` if that has not been measured.
+        doubt: Factor below and above ``max_lr`` within which, in some nine of ten tests, a learning rate lies that
+            loses no more than a hundredth of what the best one brings; ``None`` if that has not been measured.
     """
 
     bounds: LRBounds | None

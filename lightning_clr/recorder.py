@@ -117,7 +117,8 @@ class Recorder:
         plan, is_through = self.plan, self.step == self.plan.num_steps and not self._ended
         assert isinstance(plan, ShortRunPlan)
         judged = self.values[-plan.num_judged :] if is_through else [math.nan]
-        return ShortRun(plan.max_lr, judged, plan.num_steps, self.settings.monitor_mode, plan.falls)
+        worst = (max if self.settings.monitor_mode == "min" else min)(self.values, default=math.nan)
+        return ShortRun(plan.max_lr, judged, plan.num_steps, self.settings.monitor_mode, plan.falls, worst)
 
     @property
     def _lr(self) -> float:

@@ -153,8 +153,8 @@ class RangeTestResult:
     def interval(self) -> tuple[float, float] | None:
         """Where ``max_lr`` may well lie, ``(lowest, highest)``; ``None`` if there is none, or nobody knows.
 
-        In nine of ten tests of the project's benchmark a learning rate in it loses no more than a hundredth of what the
-        best one brings.
+        In some nine of ten tests of the project's benchmark a learning rate in it loses no more than a hundredth of
+        what the best one brings.
         """
         if self.bounds is None or self.reading.doubt is None:
             return None

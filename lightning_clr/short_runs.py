@@ -21,6 +21,9 @@ _MARGIN, _DOUBTFUL_MARGIN = 3.5, 8.0
 """Edge over ``max_lr``, the second where learning has hardly begun: it goes on at learning rates that blow up later."""
 _BEGUN = 0.15
 """Part of the untrained level that is lost once learning has begun."""
+_ROSE = 0.1
+"""Part of the untrained level by which a loss is above all untrained ones where it has risen on the way. Of thirteen
+hard tasks of the benchmark, eight seeds each: 0.052 mean regret, without it 0.056."""
 _LONGER = 1.2
 """Best ``max_lr`` of a training over that of runs an eighth as long, where neither is at its edge."""
 
@@ -35,6 +38,7 @@ class ShortRun:
         num_steps: Length in optimizer steps, those left out included.
         monitor_mode: Whether lower (``"min"``) or higher (``"max"``) values are better.
         falls: Whether the learning rate fell again after its rise.
+        worst: The worst value on the way.
     """
 
     max_lr: float
@@ -42,12 +46,21 @@ class ShortRun:
     num_steps: int
     monitor_mode: Literal["min", "max"] = "min"
     falls: bool = True
+    worst: float = math.nan
 
     @property
     def losses(self) -> list[float]:
         """The values, turned so that lower is better, ``[n]``."""
-        sign = 1.0 if self.monitor_mode == "min" else -1.0
-        return [sign * value for value in self.values]
+        return [self._sign * value for value in self.values]
+
+    @property
+    def worst_loss(self) -> float:
+        """The worst value, likewise."""
+        return self._sign * self.worst
+
+    @property
+    def _sign(self) -> float:
+        return 1.0 if self.monitor_mode == "min" else -1.0
 
     @property
     def is_through(self) -> bool:
@@ -85,6 +98,7 @@ class ShortRuns:
         self.level = abs(statistics.fmean(untrained.losses))
         self._gains: dict[int, float] = {}
         self._ranks: dict[int, float] = {}
+        self._rose: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._gains)
@@ -96,6 +110,8 @@ class ShortRuns:
     def add(self, place: int, run: ShortRun) -> None:
         """Take what a short run at a place has recorded."""
         self._gains[place] = self._ranks[place] = -math.inf
+        if run.worst_loss > max(self.untrained.losses) + _ROSE * self.level:
+            self._rose.add(place)
         if run.is_through:
             gains = [before - after for before, after in zip(self.untrained.losses, run.losses, strict=True)]
             self._gains[place], self._ranks[place] = statistics.fmean(gains), signed_ranks(gains)
@@ -106,7 +122,9 @@ class ShortRuns:
         return self._gains[self._top] > _LEAST * self.level and self._ranks[self._top] >= _SURE
 
     def has_failed(self, place: int) -> bool:
-        """Whether a run has ended surely worse than untrained."""
+        """Whether a run has ended surely worse than untrained, or has been so on the way and learned nothing."""
+        if place in self._rose and self._ranks[place] < _SURE:
+            return True
         return self._gains[place] < -_LEAST * self.level and self._ranks[place] <= -_SURE
 
     @property

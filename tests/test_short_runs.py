@@ -51,6 +51,18 @@ def test_where_to_look_next(gains, place):
     assert runs_with(gains).next_place() == place
 
 
+def test_run_that_has_risen_on_the_way_and_learned_nothing_has_failed():
+    """As where units die: it ends as it began. One that has learned may have risen."""
+    runs = runs_with({})
+    runs.add(0, ShortRun(0.01, UNTRAINED, 40, worst=2.4))
+    assert not runs.has_failed(0)
+    runs.add(0, ShortRun(0.01, UNTRAINED, 40, worst=3.0))
+    assert runs.has_failed(0)
+    assert runs.next_place() == -2
+    runs.add(0, ShortRun(0.01, [value - 1 for value in UNTRAINED], 40, worst=3.0))
+    assert not runs.has_failed(0)
+
+
 def test_gap_is_looked_into_only_once():
     assert runs_with({-2: 0.5, 0: 1.0, 2: 0.1}).gap == 1
     assert runs_with({-2: 0.5, 0: 1.0, 1: 0.1, 2: 0.1}).gap is None

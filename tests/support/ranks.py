@@ -391,7 +391,8 @@ def bytes_held(devices: int) -> list[int]:
     lightning_clr.trial.snapshot._DATA_BYTES = 0
     lightning_clr.trial.loop.Snapshot = Weighed
     for module, strategy in ((Sharded, model_parallel(devices, 1)), (WithAdam, fsdp()), (WithAdam, "ddp")):
-        trainer = quiet_trainer(strategy=strategy, devices=devices, max_steps=2, callbacks=[LRRangeTest(**SWEEP)])
+        test = LRRangeTest(**{**SWEEP, "search": None})
+        trainer = quiet_trainer(strategy=strategy, devices=devices, max_steps=2, callbacks=[test])
         trainer.fit(module(), loader(128))
     lightning_clr.trial.loop.Snapshot = Snapshot
     return HELD
