@@ -1,4 +1,4 @@
-"""How good is the ``max_lr`` of a range test? ``python tests/benchmarks/bounds.py [--quick] [--steps 50 100 200 400]``.
+"""How good is the ``max_lr`` of a range test? ``python tests/benchmarks/bounds.py [--quick] [--no-peers]``.
 
 Each suggestion is the ``max_lr`` of a 1cycle run. Its regret is (best score of a grid of learning rates - score at the
 suggestion) / (best score - untrained score), scores being means over three seeds, in between learning rates of the grid
@@ -27,7 +27,7 @@ def main() -> None:
     found = {}
     for task in tasks:
         if task.split in options.splits:
-            found[task.name] = _found(task, options.steps, options.peers)
+            found[task.name] = _found(task, options.peers)
             options.output.write_text(json.dumps(found, indent=1))
     rows = [row for split in options.splits for row in _rows([t for t in tasks if t.split == split], found)]
     lines = [
@@ -38,17 +38,15 @@ def main() -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _found(task: Task, steps: list[int], peers: bool) -> dict[str, list[dict[str, Any]]]:
+def _found(task: Task, peers: bool) -> dict[str, list[dict[str, Any]]]:
     """By finder, one entry a seed: the suggestion, its regret, and the steps it took."""
     truth = Truth(task, "onecycle")
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in SEEDS:
-        for num_steps in steps:
-            result = range_test(task, seed, num_steps)
-            lr = result.bounds.max_lr if result.bounds else None
-            taken = len(result.lrs) + len(result.closer_lrs)
-            entry = {"lr": lr, "regret": truth.regret(lr), "steps": taken, "reason": result.reason}
-            found.setdefault(f"ours, {num_steps} steps", []).append(entry)
+        result = range_test(task, seed)
+        lr = result.bounds.max_lr if result.bounds else None
+        entry = {"lr": lr, "regret": truth.regret(lr), "steps": result.num_steps, "reason": result.reason}
+        found.setdefault("ours", []).append(entry)
         for name, finder in FINDERS.items() if peers else ():
             lr = finder(task, seed, 100)
             found.setdefault(name, []).append({"lr": lr, "regret": truth.regret(lr)})
@@ -73,7 +71,6 @@ def _rows(tasks: list[Task], found: dict[str, Any]) -> list[list[str]]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the two smallest tasks, within half a minute")
-    parser.add_argument("--steps", type=int, nargs="+", default=[100], help="lengths of our range test")
     parser.add_argument("--splits", nargs="+", default=["dev", "val", "test"], choices=["dev", "val", "test"])
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="only this package")
     parser.add_argument("--output", type=Path, default=Path("bounds.json"), help="where the numbers go")

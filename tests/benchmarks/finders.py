@@ -55,7 +55,7 @@ class Scheduled(CLRMixin, Plain):
         return self.with_schedule(super().configure_optimizers())
 
 
-def range_test(task: Task, seed: int, num_steps: int = 100) -> RangeTestResult:
+def range_test(task: Task, seed: int, num_steps: int | None = None) -> RangeTestResult:
     """The default ``LRRangeTest()`` of this package but for its length."""
     with _quiet_trainer(task, seed) as trainer:
         return lr_range_test(trainer, Scheduled(task), _loader(task), num_steps=num_steps)

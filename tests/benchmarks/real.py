@@ -207,7 +207,7 @@ def main() -> None:
         best = 2.0 ** truth.octaves[int(np.argmax(truth.scores))]
         results = [range_test(task, seed) for seed in range(options.seeds)]
         found = [result.bounds.max_lr if result.bounds else None for result in results]
-        steps = [len(result.lrs) + len(result.closer_lrs) for result in results]
+        steps = [result.num_steps for result in results]
         cells = (
             *(task.name, task.split, f"{best:.2g}"),
             ", ".join("none" if lr is None else f"{lr:.2g}" for lr in found),
