@@ -32,6 +32,7 @@ from lightning_clr.progress import progress_bar
 from lightning_clr.reading import Reading
 from lightning_clr.recorder import Recorder, require_sweepable
 from lightning_clr.result import RangeTestResult
+from lightning_clr.scheduler import ScheduleLR
 from lightning_clr.search import Conversation, Search, default_search
 from lightning_clr.settings import FEWEST_POINTS, Settings
 from lightning_clr.short_runs import ShortRun
@@ -402,8 +403,9 @@ def _loggers(trainer: Trainer) -> Iterator[list[Any]]:
 
 def _training_steps(trainer: Trainer) -> int | None:
     """How long training will be: as a schedule has been told, or else as the trainer is configured."""
-    told = (getattr(scheduler, "total_steps", None) for scheduler in lr_schedulers(trainer))
-    return next((steps for steps in told if isinstance(steps, int)), None) or known_optimizer_steps(trainer)
+    own = (scheduler for scheduler in lr_schedulers(trainer) if isinstance(scheduler, ScheduleLR))
+    told = next((scheduler.total_steps for scheduler in own), None)
+    return known_optimizer_steps(trainer) if told is None else told
 
 
 def _is_device(name: Any) -> bool:

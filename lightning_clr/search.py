@@ -118,7 +118,7 @@ def _short_runs(
     untrained = ShortRunPlan(0.0, steps, judged)
     runs = ShortRuns(min(max(start, settings.min_lr), utmost_lr), (yield untrained))
     left -= judged
-    place: int | None = runs.next_place()
+    place = runs.next_place() if runs.untrained.is_through else None  # the data have a NaN themselves
     while place is not None and len(runs) < _MOST_RUNS and left >= steps:
         if not settings.min_lr <= runs.lr(place) <= utmost_lr:
             break
@@ -146,7 +146,7 @@ def _of_runs(runs: ShortRuns, first: Curve) -> Reading:
 
 def _that_holds(reading: Reading, runs: ShortRuns, left: int) -> Conversation:
     """What sweeps say, below where short runs have failed, and halved until a rise to it holds."""
-    if reading.bounds is None:
+    if reading.bounds is None or not runs.untrained.is_through:
         return reading
     highest = max(runs.untrained.losses) + _BLOWN_UP * runs.level
     max_lr = min(reading.bounds.max_lr, runs.first_failure_lr / 2)

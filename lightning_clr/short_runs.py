@@ -112,13 +112,15 @@ class ShortRuns:
         self._gains[place] = self._ranks[place] = -math.inf
         if run.worst_loss > max(self.untrained.losses) + _ROSE * self.level:
             self._rose.add(place)
-        if run.is_through:
+        if run.is_through and len(run.losses) == len(self.untrained.losses):
             gains = [before - after for before, after in zip(self.untrained.losses, run.losses, strict=True)]
             self._gains[place], self._ranks[place] = statistics.fmean(gains), signed_ranks(gains)
 
     @property
     def has_learned(self) -> bool:
         """Whether the best of them is surely better than untrained."""
+        if not self._gains:
+            return False
         return self._gains[self._top] > _LEAST * self.level and self._ranks[self._top] >= _SURE
 
     def has_failed(self, place: int) -> bool:

@@ -65,7 +65,18 @@ MAY_IMPORT = {
     "configure.py": {"bounds", "checks", "lightning", "scheduler", "schedules", "steps", "trial.private"},
     "mixin.py": {"bounds", "checks", "configure", "schedules"},
     "range_test.py": {"apply", "bounds", "checks", "curve", "hyperparameters", "lightning", "loggers", "plan"}
-    | {"progress", "reading", "recorder", "result", "search", "settings", "short_runs", "trial.asleep", "trial.loop"}
+    | {
+        "progress",
+        "reading",
+        "recorder",
+        "result",
+        "scheduler",
+        "search",
+        "settings",
+        "short_runs",
+        "trial.asleep",
+        "trial.loop",
+    }
     | {"trial.private", "trial.processes", "trial.signals", "trial.snapshot"},
     "cli.py": {"bounds", "configure", "files", "lightning", "mixin", "range_test", "result", "schedules"},
 }

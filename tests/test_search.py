@@ -223,6 +223,14 @@ def test_loss_of_zero_has_no_answer():
     assert reading.bounds is None
 
 
+def test_nan_in_the_data_is_no_error():
+    """Of a batch that the untrained network meets: what the sweep says is all there is."""
+    plans, reading = converse(default_search, bowl, run=lambda lr: math.nan, training_steps=360)
+
+    assert short_runs(plans) == []
+    assert reading.outcome is Outcome.FOUND
+
+
 def test_noise_alone_is_seldom_learning():
     """Of a sweep and of short runs on the same batches: in 96 of 100 cases it is declined, as with one sweep."""
     found = 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pytorch_lightning.plugins import MixedPrecision
 
-from lightning_clr import Cyclic, LRRangeTest, OneCycle, lr_range_test
+from lightning_clr import CLRMixin, Cyclic, LRRangeTest, OneCycle, lr_range_test
 from lightning_clr.plan import ShortRunPlan, SweepPlan
 from lightning_clr.reading import read
 from support.data import loader
@@ -184,6 +184,28 @@ def test_error_of_the_model_in_a_short_run_is_its_end():
 
     assert not search.run.is_through
     assert not search.held.is_through
+
+
+def test_length_of_training_is_what_the_schedule_was_told():
+    """Manual optimization may step less often than Lightning counts; torch's schedulers may count epochs."""
+
+    class Told(Plain):
+        def configure_optimizers(self):
+            return CLRMixin.with_schedule(self, super().configure_optimizers(), total_steps=400)
+
+        schedule, lr_bounds = OneCycle(), None
+
+    class PerEpoch(Plain):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)]
+
+    def run_steps(module):
+        result = lr_range_test(quiet_trainer(max_steps=240), module, loader(480))
+        return {run.num_steps for run in result.runs}
+
+    assert run_steps(Told()) == {50}
+    assert run_steps(PerEpoch()) == {30}
 
 
 def test_result_tells_of_short_runs():
