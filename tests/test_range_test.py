@@ -318,10 +318,12 @@ def test_second_sweep_ends_once_its_bounds_are_settled(monkeypatch):
 def test_closer_look_stays_within_the_limits_of_the_user():
     """Whatever else would be worth a look."""
     seed_everything(1)
-    result = lr_range_test(quiet_trainer(), Noisy(), loader(), min_lr=0.02, max_lr=50.0)
+    result = lr_range_test(quiet_trainer(), Noisy(), loader(), min_lr=0.02, max_lr=0.5)
+    twice = lr_range_test(quiet_trainer(), Noisy(), loader(), min_lr=0.02, max_lr=50.0, search=two_sweeps)
 
-    assert result.closer_lrs
-    assert 0.02 <= result.closer_lrs[0] < result.closer_lrs[-1] <= 50.0
+    assert result.runs
+    assert all(0.02 <= run.max_lr <= 0.5 for run in result.runs if run.max_lr)
+    assert 0.02 <= twice.closer_lrs[0] < twice.closer_lrs[-1] <= 50.0
 
 
 def test_sweep_runs_at_the_momentum_of_the_peak():

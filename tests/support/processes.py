@@ -46,8 +46,13 @@ def run_together(processes: list[dict], seconds: float) -> list[subprocess.Compl
             stack.callback(_kill_group, process.pid)
             started.append((process, printed))
         deadline = time.monotonic() + seconds
-        for process, _ in started:
-            process.wait(max(0, deadline - time.monotonic()))
+        for process, printed in started:
+            try:
+                process.wait(max(0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired as error:
+                printed.seek(0)
+                error.add_note(f"It has printed: …{printed.read()[-3000:]}")
+                raise
         return [_ended(process, printed) for process, printed in started]
 
 
