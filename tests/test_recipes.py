@@ -11,8 +11,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-import wandb
 from nbclient import NotebookClient
+
+from support.processes import environment
 
 ROOT = Path(__file__).parents[1]
 BEGINNING, *SECTIONS = (ROOT / "docs" / "recipes.md").read_text().split("\n## ")
@@ -21,15 +22,20 @@ FILE = re.compile(r'```\w+ title="(.+?)"\n(.*?)```', re.DOTALL)
 COMMANDS = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
+def write_files(recipe):
+    """Those of a recipe, to the current folder."""
+    for name, content in FILE.findall(BEGINNING + RECIPES[recipe]):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(content)
+
+
 @pytest.fixture
 def follow(monkeypatch, capfd):
     """Writes the files of a recipe, gives its commands in this process, and returns what was printed."""
     there_before = {*sys.modules}
 
     def run(recipe):
-        for name, content in FILE.findall(BEGINNING + RECIPES[recipe]):
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_text(content)
+        write_files(recipe)
         for line in COMMANDS.search(RECIPES[recipe])[1].splitlines():
             words = shlex.split(line)
             _, script, *arguments = words[words.index("python") :]
@@ -86,13 +92,13 @@ def test_optuna(follow):
 
 
 @pytest.mark.processes
-def test_trackers(follow, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    try:
-        follow("W&B and MLflow, offline")
-    finally:
-        wandb.finish()
+def test_trackers():
+    """In a process of its own: MLflow remembers the folders of other tests."""
+    write_files("W&B and MLflow, offline")
+    offline = environment(WANDB_MODE="offline", MLFLOW_ALLOW_FILE_STORE="true", PL_TRAINER_ENABLE_PROGRESS_BAR="False")
+    done = subprocess.run([sys.executable, "track.py"], env=offline, capture_output=True, text=True, timeout=200)
 
+    assert done.returncode == 0, done.stderr[-2000:]
     assert [*Path("wandb").glob("offline-run-*/*.wandb")]
     assert [*Path("mlruns").rglob("lr_range_test.csv")]
 
