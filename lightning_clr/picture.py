@@ -81,9 +81,9 @@ def _draw_marks(ax: "Axes", reading: Reading, floor: str) -> None:
 def _draw_bounds(ax: "Axes", reading: Reading) -> None:
     if reading.bounds is None:
         return
-    if reading.doubt is not None:
-        within = reading.bounds.max_lr / reading.doubt, reading.bounds.max_lr * reading.doubt
-        ax.axvspan(*within, color="0.9", zorder=0, label="{:.2g} to {:.2g}: max_lr may well lie here".format(*within))
+    if reading.interval is not None:
+        label = "{:.2g} to {:.2g}: max_lr may well lie here".format(*reading.interval)
+        ax.axvspan(*reading.interval, color="0.9", zorder=0, label=label)
     origins = {"base_lr": reading.marks.base_lr, "max_lr": reading.marks.max_lr}
     for (name, origin), style in zip(origins.items(), ("--", "-."), strict=True):
         lr = getattr(reading.bounds, name)

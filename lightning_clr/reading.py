@@ -87,6 +87,13 @@ class Reading:
     marks: Marks = Marks()
     doubt: float | None = None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where ``max_lr`` may well lie, ``(lowest, highest)``; ``None`` if there is none, or nobody knows."""
+        if self.bounds is None or self.doubt is None:
+            return None
+        return self.bounds.max_lr / self.doubt, self.bounds.max_lr * self.doubt
+
 
 def read(curves: Sequence[Curve]) -> Reading:
     """Both bounds of a cycle, or the reason why the curves do not tell them.

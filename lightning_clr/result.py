@@ -156,9 +156,7 @@ class RangeTestResult:
         In some nine of ten tests of the project's benchmark a learning rate in it loses no more than a hundredth of
         what the best one brings.
         """
-        if self.bounds is None or self.reading.doubt is None:
-            return None
-        return self.bounds.max_lr / self.reading.doubt, self.bounds.max_lr * self.reading.doubt
+        return self.reading.interval
 
     @property
     def outcome(self) -> Outcome:
