@@ -40,9 +40,11 @@ standard deviation of an octave."""
 _BELOW_END = 32.0
 """End of a sweep that tells nothing else over where short runs start."""
 _MOST_RUNS = 6
+"""Short runs at the most, the untrained one left out: five strides, three decades."""
 _HOLD_STEPS = 12
 """Steps of the run that verifies what sweeps say; what blows up does so at once."""
 _MOST_HOLDS = 4
+"""How often that is tried, at half the learning rate each time."""
 _DOUBT, _DOUBT_OF_SWEEPS = 2.0, 4.0
 """See :class:`~lightning_clr.reading.Reading`. Of the benchmark's tests: 88 % and 90 %."""
 _BLOWN_UP = 0.1
@@ -150,12 +152,13 @@ def _that_holds(reading: Reading, runs: ShortRuns, left: int) -> Conversation:
         return reading
     highest = max(runs.untrained.losses) + _BLOWN_UP * runs.level
     max_lr = min(reading.bounds.max_lr, runs.first_failure_lr / 2)
+    reason = f"no step was left to verify that training holds at {max_lr:.2g}: raise `budget`"
     for _ in range(min(_MOST_HOLDS, left // _HOLD_STEPS)):
         held = yield ShortRunPlan(max_lr, _HOLD_STEPS, _HOLD_STEPS // 3, falls=False)
         if held.is_through and statistics.median(held.losses) <= highest:
             return replace(_lowered(reading, max_lr), doubt=_DOUBT_OF_SWEEPS)
+        reason = f"training does not hold at {max_lr:.2g}, nor at higher learning rates that the curves suggest"
         max_lr /= 2
-    reason = f"training does not hold at {2 * max_lr:.2g}, nor at higher learning rates that the curves suggest"
     return Reading(None, Outcome.DOES_NOT_HOLD, reason, reading.marks)
 
 

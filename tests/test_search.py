@@ -217,6 +217,16 @@ def test_no_answer_where_training_holds_nowhere():
     assert "does not hold at" in reading.reason
 
 
+def test_what_could_not_be_verified_is_no_answer():
+    """Four short runs that blow up take all steps but six; nobody has tried what the sweep says."""
+    first = noisy(bowl, 0.01)
+    plans, reading = converse(default_search, first, run=lambda lr: math.nan if lr else 2.0, training_steps=160)
+
+    assert len(short_runs(plans)) == 4
+    assert (reading.bounds, reading.outcome) == (None, Outcome.DOES_NOT_HOLD)
+    assert "no step was left to verify" in reading.reason
+
+
 def test_loss_of_zero_has_no_answer():
     reading = converse(default_search, lambda lr: 0.0, run=lambda lr: 0.0, training_steps=300)[1]
 
