@@ -40,6 +40,7 @@ def train(experiments: str, devices: int, folder: Path) -> list[dict]:
     [
         ({"ddp": 12, "bucket views": 12, "unused parameters": 4}, 2),
         ({"data parallel shards": 12, "tensor parallel": 22, "full shards": 12}, 2),
+        ({"data parallel shards of one layer": 12, "full shards of one layer": 12}, 2),
         ({"ddp": 8, "static graph": 8, "static graph without views": 8}, 3),
         ({"ddp": 6, "unused parameters": 2, "2-D parallel": 6}, 4),
         pytest.param({"ZeRO 1": 4, "ZeRO 2": 12, "ZeRO 3": 4, "ZeRO 3 in bfloat16": 12}, 2, marks=needs_deepspeed),

@@ -31,6 +31,7 @@ from lightning_clr.trial.asleep import put_to_sleep, sleepers, wake_up
 from lightning_clr.trial.data import TrialData, start_epoch
 from lightning_clr.trial.ddp import buckets_as_at_first
 from lightning_clr.trial.deepspeed import remember_zero
+from lightning_clr.trial.fsdp import in_shards, is_in_shards
 from lightning_clr.trial.private import require_known_lightning
 from lightning_clr.trial.signals import raise_on_sigterm
 from lightning_clr.trial.snapshot import Snapshot
@@ -195,6 +196,7 @@ def trial(
     with ExitStack() as undo:
         undo.enter_context(buckets_as_at_first(strategy.model))
         snapshot = undo.enter_context(Snapshot(snapshot_device, users=(module, trainer.datamodule)))  # type: ignore[attr-defined]
+        undo.enter_context(in_shards(module))
         data = TrialData(trainer, module, snapshot)
         batches = Trial(trainer, loop, data)
         data.remember()
@@ -230,7 +232,7 @@ def trial(
 def can_end_in_a_step(trainer: Trainer) -> bool:
     """Whether a step that fails halfway is undone as well: a module in shards may be left with its layers gathered."""
     if trainer.world_size == 1:
-        return not is_deepspeed(trainer)
+        return not is_deepspeed(trainer) and not is_in_shards(trainer.strategy.model)
     return isinstance(trainer.strategy.model, DistributedDataParallel)
 
 

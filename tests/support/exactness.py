@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_clr import LRBounds, LRRangeTest, RangeTestResult
 from lightning_clr.trial.randomness import rng_state
@@ -196,8 +197,14 @@ def plain(value: Any) -> Any:
 def _(value: Tensor) -> Any:
     if value.is_meta:
         return "meta"
-    grad = None if value.grad is None else value.grad.tolist()
-    return "tensor", str(value.dtype), value.detach().double().reshape(-1).tolist(), value.requires_grad, grad
+    grad = None if value.grad is None else _whole(value.grad).tolist()
+    return "tensor", str(value.dtype), _whole(value).double().reshape(-1).tolist(), value.requires_grad, grad
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Of all ranks, whether a layer is gathered or in shards."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @plain.register

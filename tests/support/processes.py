@@ -16,7 +16,7 @@ ROOT = SUPPORT.parents[1]
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """In which a script finds this package, the other tests' support, one core for itself, and no W&B of other tests."""
+    """In which a script finds this package, the tests' support and one core for itself, and no W&B of others."""
     path = os.pathsep.join([str(ROOT), str(SUPPORT.parent), os.environ.get("PYTHONPATH", "")])
     inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return {**inherited, "PYTHONPATH": path.rstrip(os.pathsep), "OMP_NUM_THREADS": "1", **variables}
