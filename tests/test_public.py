@@ -58,8 +58,9 @@ MAY_IMPORT = {
     "trial/data.py": {"lightning", "trial.replay", "trial.snapshot"},
     "trial/ddp.py": set(),
     "trial/deepspeed.py": {"lightning", "trial.snapshot"},
+    "trial/fsdp.py": set(),
     "trial/loop.py": {"checks", "lightning", "trial.asleep", "trial.data", "trial.ddp", "trial.deepspeed"}
-    | {"trial.private", "trial.signals", "trial.snapshot"},
+    | {"trial.fsdp", "trial.private", "trial.signals", "trial.snapshot"},
     "recorder.py": {"apply", "bounds", "checks", "curve", "divergence", "lightning", "plan", "scheduler", "schedules"}
     | {"settings", "short_runs", "steps", "trial.deepspeed", "trial.loop", "trial.signals", "trial.votes"},
     "configure.py": {"bounds", "checks", "lightning", "scheduler", "schedules", "steps", "trial.private"},

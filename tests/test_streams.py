@@ -286,6 +286,9 @@ class Repeats:
             yield from self.sampler
 
 
+HELD = []
+
+
 class KeepsItsWorkers(DataLoader):
     """As several libraries have it: one iterator for all epochs, which the loader holds."""
 
@@ -293,12 +296,21 @@ class KeepsItsWorkers(DataLoader):
         super().__init__(*args, **kwargs)
         vars(self)["batch_sampler"] = Repeats(self.batch_sampler)
         self.iterator = super().__iter__()
+        HELD.append(self.iterator)
 
     def __len__(self):
         return len(self.batch_sampler.sampler)
 
     def __iter__(self):
         return itertools.islice(self.iterator, len(self))
+
+
+@pytest.fixture(autouse=True)
+def _held_workers_end():
+    """Here and now: where a garbage collection ends them, it waits for five seconds."""
+    yield
+    while HELD:
+        HELD.pop()._shutdown_workers()
 
 
 @case
@@ -582,6 +594,21 @@ def test_workers_start_once_in_a_sweep(persistent):
     assert test.ran == 14
     assert STARTS.value == (4 if persistent else 8), "two for the sweep, the others for training"
     assert {*multiprocessing.active_children()} <= others
+
+
+@pytest.mark.processes
+def test_workers_of_a_stream_end_with_training():
+    """Not with some later garbage collection, which would wait for them."""
+    others, test = {*multiprocessing.active_children()}, AfterTrial(**SWEEP)
+    gc.disable()
+    try:
+        quiet_trainer(max_steps=3, callbacks=[test]).fit(Plain(), unbatched(Endless(), num_workers=1))
+        left = {*multiprocessing.active_children()} - others
+    finally:
+        gc.enable()
+
+    assert test.ran == 14
+    assert not left
 
 
 def test_workers_that_stay_change_no_random_numbers(monkeypatch):

@@ -71,7 +71,7 @@ class Live:
 
     def __init__(self, stream: Iterator[Any], ahead: list[Any], terms: Terms) -> None:
         if isinstance(stream, Replay):
-            terms.told |= stream.live.terms.told  # by an earlier trial
+            terms.told |= stream.told  # by an earlier trial
         self.stream = stream
         self.terms: Terms = terms
         self.kept = collections.deque[tuple[Any, _Draws]]()
@@ -130,33 +130,38 @@ class Live:
 class Replay:
     """What training gets in place of a stream: batches that were kept, released as they are handed out; then the rest.
 
+    It takes all of this from ``live``, which the loops of the trial hold until some garbage collection. Workers end
+    when nobody has their iterator any more; a collection that ends them waits for five seconds.
+
     Args:
         live: What was read.
         start_over: Opens the stream again.
     """
 
     def __init__(self, live: Live, start_over: Callable[[], Iterator[Any]]) -> None:
-        self.live = live
+        self.told = live.terms.told
         self.draws: _Draws | None = None
         """The random numbers that the last batch has taken, if it was kept."""
+        self._kept, self._stream, self._exhausted = live.kept, live.stream, live.exhausted
         if live.made_by_module:  # with weights that are undone
-            live.kept.clear()
-            live.stream, live.exhausted = start_over(), False
+            self._kept.clear()
+            self._stream, self._exhausted = start_over(), False
             for _ in live.ahead:  # training has these of the epoch already
-                next(live.stream, None)
+                next(self._stream, None)
+        live.kept, live.stream, live.ahead = collections.deque(), iter(()), []
 
     def __iter__(self) -> "Replay":
         return self
 
     def __next__(self) -> Any:
-        if self.live.kept:
-            batch, self.draws = self.live.kept.popleft()
+        if self._kept:
+            batch, self.draws = self._kept.popleft()
             self.draws.repeat()
             return batch
         self.draws = None
-        if self.live.exhausted:
+        if self._exhausted:
             raise StopIteration
-        return next(self.live.stream)
+        return next(self._stream)
 
 
 class _Draws:
