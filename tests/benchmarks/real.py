@@ -30,27 +30,28 @@ TRUTH = Path(__file__).with_name("truth_real.json")
 FOLDER = Path("cifar-10-batches-py")
 
 
-def images(split: str) -> tuple[Tensor, Tensor]:
-    """10,000 training images of CIFAR-10, or the first 2,000 for testing, ``[n, 3, 32, 32]`` in about -2 to 2."""
+def images(split: str, number: int | None) -> tuple[Tensor, Tensor]:
+    """Images of CIFAR-10, those for training in an order of their own, ``[n, 3, 32, 32]`` in about -2 to 2."""
     names = [f"data_batch_{number}" for number in range(1, 6)] if split == "train" else ["test_batch"]
     batches = [pickle.loads((FOLDER / name).read_bytes(), encoding="bytes") for name in names]
     x = np.concatenate([batch[b"data"] for batch in batches])
     y = np.concatenate([batch[b"labels"] for batch in batches])
-    keep = np.random.RandomState(0).permutation(len(x))[:10_000] if split == "train" else np.arange(2_000)
+    keep = np.random.RandomState(0).permutation(len(x)) if split == "train" else np.arange(len(x))
+    keep = keep[:number]
     scaled = (torch.tensor(x[keep]).float() / 255 - 0.47) / 0.25
     return scaled.view(-1, 3, 32, 32), torch.tensor(y[keep]).long()
 
 
 @functools.cache
 def cifar() -> Data:
-    return *images("train"), *images("test")
+    return *images("train", 10_000), *images("test", 2_000)
 
 
 @functools.cache
-def characters(length: int = 64) -> Data:
-    """Text of the first hundred modules of the standard library in rows, and the characters after them."""
-    modules = sorted(Path(os.__file__).parent.glob("*.py"))[:100]
-    text = "".join(module.read_text(errors="ignore") for module in modules)
+def characters(length: int = 64, modules: int | None = 100) -> Data:
+    """Text of the first modules of the standard library in rows, and the characters after them."""
+    files = sorted(Path(os.__file__).parent.glob("*.py"))[:modules]
+    text = "".join(module.read_text(errors="ignore") for module in files)
     codes = torch.tensor([ord(character) for character in text if ord(character) < 128])
     rows = codes[: len(codes) // (length + 1) * (length + 1)].view(-1, length + 1)
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]

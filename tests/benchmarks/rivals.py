@@ -33,6 +33,10 @@ COSINE: dict[str, Make] = {
 }
 
 
+def make_schedule_free(parameters: Any, decay: float, steps: int) -> torch.optim.Optimizer:
+    return AdamWScheduleFree(parameters, lr=0.0025, warmup_steps=steps // 20, weight_decay=decay)
+
+
 def with_cosine(task: Task, seed: int, steps: int, make: Make) -> float:
     """Score of one that finds its own step size."""
     model, optimizer, batches = task.start(seed)
@@ -48,7 +52,7 @@ def schedule_free(task: Task, seed: int, steps: int) -> float:
     """Score of schedule-free AdamW."""
     model, optimizer, batches = task.start(seed)
     decay = optimizer.param_groups[0]["weight_decay"]
-    rival = AdamWScheduleFree(model.parameters(), lr=0.0025, warmup_steps=steps // 20, weight_decay=decay)
+    rival = make_schedule_free(model.parameters(), decay, steps)
     rival.train()
     for _ in range(steps):
         if not math.isfinite(task.train_step(model, rival, next(batches))):
