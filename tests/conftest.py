@@ -1,3 +1,4 @@
+import collections
 import gc
 import os
 
@@ -9,11 +10,18 @@ os.environ.update(
     WANDB_MODE="offline",
 )
 
+import lightning.pytorch  # noqa: F401  # now: its log goes to what is `sys.stderr` here, and in a test that is closed later
 import pytest
 import torch
 from pytorch_lightning import seed_everything
 
 pytest.register_assert_rewrite("support.scenarios")
+
+
+def pytest_collection_modifyitems(items):
+    """First the files that start most processes, and take longest."""
+    started = collections.Counter(item.path for item in items if item.get_closest_marker("processes"))
+    items.sort(key=lambda item: -started[item.path])
 
 
 @pytest.fixture(autouse=True)

@@ -46,6 +46,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's, about its own compiler
 @pytest.mark.parametrize("tested", [False, True], ids=["training", "sweep and training"])
 @pytest.mark.parametrize(("make", "compilations"), COMPILED.values(), ids=COMPILED)

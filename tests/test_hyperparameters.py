@@ -71,6 +71,7 @@ def _logs(monkeypatch):
 VALUES = [LRBounds(0.01, 0.1), OneCycle(), Cyclic(scale_fn=abs), Sweep(mode="linear"), Mine(), Flat()]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("tested", [False, True], ids=["without test", "with test"])
 @pytest.mark.parametrize("make_logger", LOGGERS.values(), ids=LOGGERS.keys())
 @pytest.mark.filterwarnings("ignore:.*still shows the old.*", "ignore::DeprecationWarning")

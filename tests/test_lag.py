@@ -83,7 +83,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("module", "accumulate", "arguments", "more"), CASES.values(), ids=CASES)
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [1, pytest.param(4, marks=pytest.mark.exhaustive)])
 def test_result_does_not_depend_on_the_lag(module, accumulate, arguments, more, steps, lag):
     """The steps that are made before the end is noticed leave nothing."""
     at_once, batches = swept(module, accumulate, **arguments)

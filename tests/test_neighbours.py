@@ -279,6 +279,7 @@ TORCH = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("make", TORCH.values(), ids=TORCH.keys())
 def test_lightnings_finder_does_not_mislead_other_schedulers(make):
     """Two groups start as they do with the range test alone; the finder alone makes them alike."""
@@ -515,6 +516,7 @@ PHASES = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("phase", "arguments"), PHASES.values(), ids=PHASES.keys())
 def test_scheduled_thawing_is_what_it_is_without_the_test(phase, arguments):
     """Learning rates of all groups, and the weights."""

@@ -57,6 +57,7 @@ def test_messages_on_the_page_are_those_of_the_package(section):
     assert [part for part in parts if len(part) > 2 and part not in text] == []
 
 
+@pytest.mark.exhaustive
 def test_shapes_of_the_schedules_are_drawn(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "examples")
 

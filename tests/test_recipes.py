@@ -50,6 +50,7 @@ def follow(monkeypatch, capfd):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.exhaustive
 def test_hydra(follow):
     """Optimizer, schedule and scheduler are made of the configuration, and each is given the bounds of its test."""
     follow("Hydra")
@@ -71,6 +72,7 @@ def found(saved):
     return saved["callbacks"]["LRRangeTest"]["result"]["reading"]["bounds"]["max_lr"]
 
 
+@pytest.mark.exhaustive
 def test_command_line(follow):
     """A test alone, one before training, and another optimizer."""
     printed = follow("Lightning's CLI").out

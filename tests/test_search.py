@@ -241,6 +241,7 @@ def test_nan_in_the_data_is_no_error():
     assert reading.outcome is Outcome.FOUND
 
 
+@pytest.mark.exhaustive
 def test_noise_alone_is_seldom_learning():
     """Of a sweep and of short runs on the same batches: in 96 of 100 cases it is declined, as with one sweep."""
     found = 0

@@ -140,10 +140,10 @@ def scaled():
         (WithDropout, {"accumulate_grad_batches": 2}, {}),
         (Scheduled, {"precision": "bf16-mixed"}, {}),
         (Manual, {}, {}),
-        (Plain, {}, {"monitor": "train_loss"}),
-        (Accuracy, {}, {"monitor": "acc", "monitor_mode": "max"}),
+        pytest.param(Plain, {}, {"monitor": "train_loss"}, marks=pytest.mark.exhaustive),
+        pytest.param(Accuracy, {}, {"monitor": "acc", "monitor_mode": "max"}, marks=pytest.mark.exhaustive),
         (Plain, {}, {"monitor": "val_acc", "monitor_mode": "max"}),
-        (Scheduled, {"gradient_clip_val": 0.1}, {}),
+        pytest.param(Scheduled, {"gradient_clip_val": 0.1}, {}, marks=pytest.mark.exhaustive),
     ],
     ids=["plain", "accumulated", "bf16", "manual", "logged", "maximised", "validated", "clipped"],
 )
