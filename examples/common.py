@@ -128,7 +128,7 @@ def batches(data, batch_size, drop_last=True, device="cpu"):
 
 
 def digits_network():
-    """The network of ``digits.py``."""
+    """That of ``digits.py`` without batch normalization."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Dropout(0.2), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10),

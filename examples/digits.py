@@ -19,12 +19,13 @@ from lightning_clr import CLRMixin, LRRangeTest, OneCycle
 
 
 class DefaultRate(LightningModule):
-    """A small convolutional network, trained at torch's default learning rate."""
+    """A small convolutional network with batch normalization, trained at torch's default learning rate."""
 
     def __init__(self):
         super().__init__()
         self.network = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
             nn.Flatten(), nn.Dropout(0.2), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10),
         )  # fmt: skip
         self.accuracy = MulticlassAccuracy(10, average="micro")
