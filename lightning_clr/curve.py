@@ -35,6 +35,7 @@ class Curve:
         mode: Whether the learning rate was multiplied (``"exponential"``) or raised (``"linear"``) at each step.
         validated: Whether each value took a validation run, so that there is none for most steps.
         ended_by: What kept the last step from giving a value, which is NaN then; empty if nothing did.
+        num_steps: How many optimizer steps were made; by default one for each value.
 
     Raises:
         ValueError: If the learning rates do not rise, or are not as many as the values.
@@ -51,6 +52,7 @@ class Curve:
     mode: Literal["exponential", "linear"] = "exponential"
     validated: bool = False
     ended_by: str = ""
+    num_steps: int = 0
 
     def __post_init__(self) -> None:
         require("mode", self.mode, 'be "exponential" or "linear"', lambda name: name in ("exponential", "linear"))
@@ -62,6 +64,7 @@ class Curve:
         require("lrs", list(lrs), "be positive and rise", lambda _: rises)
         object.__setattr__(self, "lrs", lrs)
         object.__setattr__(self, "values", tuple(self.values))
+        object.__setattr__(self, "num_steps", self.num_steps or len(lrs))
 
     @cached_property
     def losses(self) -> list[float]:

@@ -125,11 +125,7 @@ def read(curves: Sequence[Curve]) -> Reading:
     """
     first_curve = curves[0]
     if len(first_curve.losses) < FEWEST_POINTS:  # 1
-        reason = (
-            f"only {len(first_curve.losses)} finite values were recorded, at least {FEWEST_POINTS} are needed: start"
-            " from a smaller min_lr or take more steps"
-        )
-        return Reading(None, Outcome.TOO_FEW_POINTS, reason)
+        return Reading(None, Outcome.TOO_FEW_POINTS, _too_few(first_curve))
     first, *_ = seen = valleys(curves)
     decisive = 0 if first.clarity >= CLEAR else len(seen) - 1
     if seen[decisive].clarity >= FAINT:  # 2
@@ -150,8 +146,26 @@ def read(curves: Sequence[Curve]) -> Reading:
         return Reading(LRBounds(max_lr / LEAST_RATIO, max_lr), Outcome.FOUND, marks=marks)
     if first.clarity >= 1:  # 4
         return read_valley(first)
-    reason = "the curve did not improve clearly beyond its noise at any learning rate: take more steps"
-    return Reading(None, Outcome.NO_CLEAR_IMPROVEMENT, reason)  # 5
+    return Reading(None, Outcome.NO_CLEAR_IMPROVEMENT, _nothing_learned(curves))  # 5
+
+
+def _too_few(curve: Curve) -> str:
+    number = len(curve.losses)
+    if number == 0:
+        return "the value of the very first step is not finite: look for NaN in the data and in the model"
+    return (
+        f"only {number} finite {'value was' if number == 1 else 'values were'} recorded, and at least {FEWEST_POINTS}"
+        " are needed: start from a smaller `min_lr`, or raise `num_steps`"
+    )
+
+
+def _nothing_learned(curves: Sequence[Curve]) -> str:
+    if len({loss for curve in curves for loss in curve.losses}) == 1:
+        return "the curve is the same at every learning rate: does it depend on the weights that are trained?"
+    return (
+        "the curve did not improve clearly beyond its noise at any learning rate up to"
+        f" {max(curve.lrs[-1] for curve in curves):.2g}: raise `max_lr` if that is too low, or else `budget`"
+    )
 
 
 def read_valley(valley: Valley, sweep: int = 0) -> Reading:
@@ -159,7 +173,7 @@ def read_valley(valley: Valley, sweep: int = 0) -> Reading:
     curve, lrs = valley.curve, valley.curve.lrs
     marks = marks_of(valley, sweep)
     if valley.is_open:
-        reason = f"the curve was still improving at the largest learning rate, {lrs[valley.best]:.2g}: raise max_lr"
+        reason = f"the curve was still improving at the largest learning rate, {lrs[valley.best]:.2g}: raise `max_lr`"
         return Reading(None, Outcome.STILL_IMPROVING, reason, marks)
     if curve.mode == "linear":
         max_lr, origin = lrs[valley.slows] / _BELOW_SLOWDOWN, "half of where the curve slows down"
@@ -169,7 +183,7 @@ def read_valley(valley: Valley, sweep: int = 0) -> Reading:
     if stable_lr < max_lr:
         max_lr, origin = stable_lr, "half of where the last rise starts"
     if max_lr <= lrs[0]:
-        reason = f"the curve improved from the very start: begin below min_lr={lrs[0]:.2g}"
+        reason = f"the curve improved from the very start: begin below `min_lr`={lrs[0]:.2g}"
         return Reading(None, Outcome.IMPROVED_FROM_THE_START, reason, marks)
     shows, most = lrs[valley.starts], max_lr / LEAST_RATIO
     marks = replace(marks, base_lr="learning shows" if shows <= most else A_TENTH, max_lr=origin)

@@ -109,7 +109,8 @@ class Recorder:
     def curve(self) -> Curve:
         """What a sweep has recorded so far."""
         mode = self.plan.mode if isinstance(self.plan, SweepPlan) else "exponential"
-        return Curve(self.lrs, self.values, self.settings.monitor_mode, mode, self.validates, self._ended_by)
+        steps = self.step if self.validates else 0
+        return Curve(self.lrs, self.values, self.settings.monitor_mode, mode, self.validates, self._ended_by, steps)
 
     @property
     def short_run(self) -> ShortRun:

@@ -127,7 +127,7 @@ class RangeTestResult:
     def num_steps(self) -> int:
         """Optimizer steps that the test has taken: those of its sweeps and of its short runs."""
         in_runs = sum(run.num_steps if run.max_lr else len(run.values) for run in self.runs)
-        return sum(len(curve.lrs) for curve in self.curves) + in_runs
+        return sum(curve.num_steps for curve in self.curves) + in_runs
 
     @property
     def smoothed(self) -> list[float]:
@@ -176,7 +176,7 @@ class RangeTestResult:
 
     def summary(self) -> str:
         """The outcome in one line."""
-        parts = [str(len(curve.lrs)) for curve in self.curves if curve.lrs]
+        parts = [str(curve.num_steps) for curve in self.curves if curve.lrs]
         runs = [run.num_steps for run in self.runs if run.max_lr]
         parts[1:1] = [f"{len(runs)} x {runs[0]}"] if runs else []
         lengths = " + ".join(parts)

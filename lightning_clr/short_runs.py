@@ -190,8 +190,13 @@ class ShortRuns:
         """
         margin = _MARGIN if is_clear or not self.is_doubtful else _DOUBTFUL_MARGIN
         best = _LONGER * self.best_lr, f"{_LONGER} times the best short run"
-        stable = self.edge_lr / margin, f"where short runs lose a fifth / {margin:g}"
+        stable = self.edge_lr / margin, f"where short runs get worse / {margin:g}"
         return min(best, stable)
+
+    def hardly_begins_below(self, utmost_lr: float) -> bool:
+        """Whether the highest learning rate below a limit is the best, and hardly learns."""
+        is_highest = self._top == max(self._gains) and self.lr(self._top + 2) > utmost_lr
+        return is_highest and self._gains[self._top] < _BEGUN * self.level
 
     @property
     def is_doubtful(self) -> bool:

@@ -172,6 +172,7 @@ def test_validation_metric_is_evaluated_every_few_steps():
     )  # fmt: skip
 
     assert len(result.lrs) == 11
+    assert result.summary().count("(39 ") == 1
     assert (result.lrs[0], result.lrs[-1]) == (1e-6, 10.0)
     assert all(0 <= value <= 1 for value in result.values)
 
@@ -227,10 +228,39 @@ def test_inconclusive_test_keeps_the_configured_learning_rate():
     lrs = LRs()
     trainer = quiet_trainer(max_steps=1, callbacks=[LRRangeTest(num_steps=20), lrs])
 
-    with pytest.warns(UserWarning, match="did not improve clearly.*configured learning rate is kept"):
+    with pytest.warns(UserWarning, match="is the same at every learning rate.*configured learning rate is kept"):
         trainer.fit(Flat(), loader())
 
     assert lrs.of_groups[0] == [0.1]
+
+
+def test_each_training_is_told_that_there_are_no_bounds():
+    """Python shows a warning once in a process; a loop of trainings would go on unnoticed."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            quiet_trainer(max_steps=1, callbacks=[LRRangeTest(num_steps=20)]).fit(Flat(), loader())
+
+    assert sum("no bounds" in str(one.message) for one in told) == 2
+
+
+def test_without_bounds_the_schedule_says_where_it_goes():
+    class FlatScheduled(Flat, Scheduled):
+        """1cycle from a twenty-fifth of the configured learning rate."""
+
+    with pytest.warns(UserWarning, match=r"is kept: OneCycle goes between 0\.004 and 0\.1\.$"):
+        quiet_trainer(max_steps=1, callbacks=[LRRangeTest(num_steps=20)]).fit(FlatScheduled(), loader())
+
+
+@pytest.mark.parametrize("max_lr", [1e-5, 1e-3])
+def test_range_far_below_all_learning_says_so(max_lr):
+    """Short runs learn a thousandth there, surely and in vain."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        result = lr_range_test(quiet_trainer(max_steps=240), Scheduled(), loader(480, shuffle=True), max_lr=max_lr)
+
+        assert result.bounds is None
+        assert "raise `max_lr`" in result.reason
 
 
 class Shallow(Bowl):

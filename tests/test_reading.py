@@ -52,7 +52,7 @@ def test_level_and_scale_of_the_loss_do_not_matter():
 
 
 SAYS_NO = {
-    "constant": ([4.0] * 60, Outcome.NO_CLEAR_IMPROVEMENT, "did not improve clearly"),
+    "constant": ([4.0] * 60, Outcome.NO_CLEAR_IMPROVEMENT, "the same at every learning rate"),
     "noise": (
         [2 + random.Random(step).gauss(0, 0.1) for step in range(60)],
         Outcome.NO_CLEAR_IMPROVEMENT,
@@ -65,7 +65,8 @@ SAYS_NO = {
         "did not improve clearly",
     ),
     "NaN at once": ([2.0] * 5 + [math.nan], Outcome.TOO_FEW_POINTS, "only 5 finite values"),
-    "infinite": ([math.inf], Outcome.TOO_FEW_POINTS, "only 0 finite values"),
+    "infinite": ([math.inf], Outcome.TOO_FEW_POINTS, "value of the very first step is not finite"),
+    "NaN at the second": ([2.0, math.nan], Outcome.TOO_FEW_POINTS, "only 1 finite value was"),
     "only rising": ([2 + step**2 / 100 for step in range(60)], Outcome.NO_CLEAR_IMPROVEMENT, "did not improve"),
 }
 
@@ -83,7 +84,7 @@ def test_curve_that_improves_from_the_start_has_its_bounds_below_it():
     found = reading([10.0, 10.0, 10.0, *(0.1 * step for step in range(57))])
 
     assert (found.bounds, found.outcome) == (None, Outcome.IMPROVED_FROM_THE_START)
-    assert "begin below min_lr=1e-05" in found.reason
+    assert "begin below `min_lr`=1e-05" in found.reason
 
 
 def test_second_sweep_that_ends_at_once_leaves_what_the_first_says():

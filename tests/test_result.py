@@ -108,12 +108,12 @@ def test_csv_takes_any_path(tmp_path):
 SUMMARIES = {
     "found": "LR range test: base_lr=0.002, max_lr=0.04 (60 steps, train loss)",
     "diverged": "LR range test: base_lr=0.00072, max_lr=0.0072 (36 steps, val_loss)",
-    "inconclusive": "LR range test: no bounds, since the curve did not improve clearly beyond its noise at any learning"
-    " rate: take more steps (60 steps, train loss)",
+    "inconclusive": "LR range test: no bounds, since the curve is the same at every learning rate: does it depend on"
+    " the weights that are trained? (60 steps, train loss)",
     "accuracy": "LR range test: base_lr=0.002, max_lr=0.04 (60 steps, val_acc)",
     "two sweeps": "LR range test: base_lr=0.0025, max_lr=0.04 (60 + 30 steps, train loss)",
-    "nothing finite": "LR range test: no bounds, since only 0 finite values were recorded, at least 10 are needed:"
-    " start from a smaller min_lr or take more steps (1 steps, train loss)",
+    "nothing finite": "LR range test: no bounds, since the value of the very first step is not finite: look for NaN in"
+    " the data and in the model (1 steps, train loss)",
 }
 
 
@@ -240,7 +240,7 @@ def test_plot_without_bounds_tells_the_reason():
     _, ax = INCONCLUSIVE.plot()
 
     assert vertical_lines(ax) == {}
-    assert "did not improve" in ax.get_title()
+    assert "is the same at every learning rate" in ax.get_title()
 
 
 @pytest.mark.parametrize(("mode", "scale"), [("exponential", "log"), ("linear", "linear")])

@@ -227,6 +227,22 @@ def test_what_could_not_be_verified_is_no_answer():
     assert "no step was left to verify" in reading.reason
 
 
+@pytest.mark.parametrize(
+    ("deepest", "outcome", "said"),
+    [(1.5, Outcome.FOUND, ""), (0.1, Outcome.STILL_IMPROVING, "hardly begun at the largest learning rate, 0.05")],
+    ids=["learns", "hardly learns"],
+)
+def test_best_of_the_short_runs_may_be_at_the_limit(deepest, outcome, said):
+    """Then it is the answer, unless next to nothing is learned below that limit."""
+    noise = noisy(lambda lr: 2.0, 0.1)
+    runs = {"run": lambda lr: 2 - deepest * (lr / 0.05) ** 0.3}
+    _, reading = converse(default_search, noise, **runs, max_lr=0.05, training_steps=360)
+
+    assert reading.outcome is outcome
+    assert said in reading.reason
+    assert reading.bounds is None or 0.01 <= reading.bounds.max_lr <= 0.05
+
+
 def test_loss_of_zero_has_no_answer():
     reading = converse(default_search, lambda lr: 0.0, run=lambda lr: 0.0, training_steps=300)[1]
 
@@ -340,7 +356,7 @@ def test_smith_says_no_where_nothing_rises():
     _, reading = converse(smith_search, noisy(lambda lr: 0.1, 0.01), **SMITH)
 
     assert (reading.bounds, reading.outcome) == (None, Outcome.NO_CLEAR_IMPROVEMENT)
-    assert "take more steps" in reading.reason
+    assert "raise `num_steps`" in reading.reason
 
 
 def test_minimum_is_read_as_a_tenth_of_the_lowest_point():
