@@ -1,6 +1,7 @@
 """How a bad value is refused: what was expected, what came, what to do; and how a frozen one is."""
 
 import functools
+import warnings
 from abc import ABCMeta
 from collections.abc import Callable
 from typing import Any
@@ -77,6 +78,20 @@ def require(
     except OverflowError:  # infinity is no whole number
         pass
     raise error(f"`{name}` must {rule}, got {value!r}. {advice}".rstrip())
+
+
+def warn_each_time(message: str) -> None:
+    """Warn, also of what has been warned of before: Python by itself shows the same warning once in a process.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     warnings.simplefilter("default")
+        ...     for _ in range(2):
+        ...         warn_each_time("no bounds")
+        >>> len(told)
+        2
+    """
+    warnings.warn_explicit(message, UserWarning, "lightning_clr", 0, registry={})
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from lightning_clr.bounds import LRBounds
-from lightning_clr.configure import attach_schedule
+from lightning_clr.configure import attach_schedule, has_schedule_attached
 from lightning_clr.files import write_files
 from lightning_clr.lightning import LightningModule, Trainer, join_packages_in_use, package_of_class, packages_in_use
 from lightning_clr.mixin import CLRMixin
@@ -201,12 +201,20 @@ def range_test(
     with contextlib.redirect_stdout(sys.stderr):
         result = only_test(tests[0] if tests else LRRangeTest(), trainer, model, datamodule=datamodule)
     folder = trainer.log_dir or trainer.default_root_dir  # asks all ranks
-    if trainer.is_global_zero:  # alone, since a launcher may take another rank's status for a crash
+    if trainer.is_global_zero:
         files = write_files(result, str(folder))
-        text = _as_json(result, files) if json else _as_text(result, files, isinstance(model, CLRMixin))
-        print(text)  # noqa: T201  # what the command is for
-        if result.bounds is None:
-            sys.exit(1)
+        text = _as_json(result, files) if json else _as_text(result, files, _flag_of_bounds(model))
+        print(text, flush=True)  # noqa: T201  # what the command is for
+    trainer.strategy.barrier()  # where a process ends before, a launcher may end the one that prints
+    if trainer.is_global_zero and result.bounds is None:  # alone: the status of another would be taken for a crash
+        sys.exit(1)
+
+
+def _flag_of_bounds(model: LightningModule) -> str | None:
+    """The flag that gives bounds to a model; ``None`` if it has no schedule of ours."""
+    if isinstance(model, CLRMixin):
+        return "--model.lr_bounds"
+    return "--lr_bounds" if has_schedule_attached(model) else None
 
 
 def _call(function: Any, *args: Any) -> Any:
@@ -231,10 +239,9 @@ def _as_json(result: RangeTestResult, files: dict[str, str]) -> str:
     return json_format.dumps({**bounds, **told, **files})
 
 
-def _as_text(result: RangeTestResult, files: dict[str, str], has_mixin: bool) -> str:
+def _as_text(result: RangeTestResult, files: dict[str, str], flag: str | None) -> str:
     lines = [result.summary(), *files.values()]
-    if result.bounds is not None:
-        flag = "--model.lr_bounds" if has_mixin else "--lr_bounds"
+    if result.bounds is not None and flag is not None:
         lines.append(f"{flag}.base_lr={result.bounds.base_lr:.3g} {flag}.max_lr={result.bounds.max_lr:.3g}")
     return "\n".join(lines)
 

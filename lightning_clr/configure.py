@@ -59,6 +59,11 @@ def attach_schedule(pl_module: LightningModule, schedule: Schedule, lr_bounds: L
         setattr(module, name, partial(_and_then, module, getattr(module, name).__func__, then))
 
 
+def has_schedule_attached(pl_module: LightningModule) -> bool:
+    """Whether :func:`attach_schedule` has been here."""
+    return getattr(pl_module.configure_optimizers, "func", None) is _configure_scheduled
+
+
 def _configure_scheduled(pl_module: Any, plain: Any, schedule: Schedule, lr_bounds: LRBounds | None) -> Any:
     optimizer = plain(pl_module)
     if isinstance(optimizer, dict) and "lr_scheduler" not in optimizer:

@@ -84,7 +84,7 @@ def package_of(trainer: Trainer) -> str:
         'pytorch_lightning'
     """
     package = package_of_class(type(trainer))
-    if package is None:
+    if package is None or not any(kind.__name__ == "Trainer" for kind in type(trainer).__mro__):
         raise TypeError(f"`trainer` must be a Lightning Trainer, got {type(trainer).__name__}.")
     return package
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_clr.bounds import LRBounds
@@ -41,14 +42,9 @@ class CLRMixin:
         self, *args: Any, schedule: Schedule | None = None, lr_bounds: LRBounds | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        if schedule is not None:
-            rule = "be a Schedule such as OneCycle()"
-            require("schedule", schedule, rule, lambda value: isinstance(value, Schedule), error=TypeError)
-        if lr_bounds is not None:
-            rule = "be LRBounds(base_lr, max_lr)"
-            require("lr_bounds", lr_bounds, rule, lambda value: isinstance(value, LRBounds), error=TypeError)
         self.schedule = OneCycle() if schedule is None else schedule
         self.lr_bounds = lr_bounds
+        _require_schedule(self.schedule, lr_bounds)
 
     def with_schedule(self, optimizer: Optimizer | Sequence[Optimizer], total_steps: int | None = None) -> Any:
         """What ``configure_optimizers`` should return: the optimizer(s), each with the schedule stepping per step.
@@ -65,13 +61,21 @@ class CLRMixin:
 
         Raises:
             ValueError: If the schedule needs to know how long training lasts and the Trainer does not.
+            TypeError: If ``schedule`` or ``lr_bounds`` have been set to something else.
         """
+        _require_schedule(self.schedule, self.lr_bounds)
         return scheduled(self, optimizer, self.schedule, self.lr_bounds, total_steps)
 
     def on_fit_start(self) -> None:
         """Start from the schedule's learning rate, and plan anew if a ``BatchSizeFinder`` has changed the length."""
         super().on_fit_start()  # type: ignore[misc]
-        start_plans(self.trainer)  # type: ignore[attr-defined]
+        trainer: Any = self.trainer  # type: ignore[attr-defined]
+        if not (trainer.lr_scheduler_configs or trainer.ckpt_path):  # of which SWA may have taken them away
+            rank_zero_warn(
+                f"{type(self).__name__} has the CLRMixin, but no schedule: let `configure_optimizers` return"
+                " `self.with_schedule(optimizer)`, or leave the mixin out."
+            )
+        start_plans(trainer)
 
     def on_train_epoch_start(self) -> None:
         """Plan anew if training has become longer or shorter, and take the place of a schedule of another kind."""
@@ -82,3 +86,9 @@ class CLRMixin:
         """Do not advance on a step that mixed precision has skipped."""
         step = partial(super().lr_scheduler_step, scheduler, metric)  # type: ignore[misc]
         advance(self.trainer, scheduler, step)  # type: ignore[attr-defined]
+
+
+def _require_schedule(schedule: Any, lr_bounds: Any) -> None:
+    is_schedule, is_bounds = isinstance(schedule, Schedule), isinstance(lr_bounds, LRBounds | None)
+    require("schedule", schedule, "be a Schedule such as OneCycle()", lambda _: is_schedule, error=TypeError)
+    require("lr_bounds", lr_bounds, "be LRBounds(base_lr, max_lr)", lambda _: is_bounds, error=TypeError)

@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_clr.apply import apply_bounds
 from lightning_clr.bounds import LRBounds
-from lightning_clr.checks import require
+from lightning_clr.checks import require, warn_each_time
 from lightning_clr.curve import Curve
 from lightning_clr.hyperparameters import Told, never_an_error, update_hyperparameters
 from lightning_clr.lightning import (
@@ -239,8 +239,8 @@ class LRRangeTest(Callback):
         changers = changers_of_batches(trainer) if self.awake is None else []
         if changers:
             rank_zero_warn(
-                f"The callbacks {changers} have an `on_train_batch_start`, and sleep during the range test: if they"
-                " change batches, its steps are not those of training. Let those that do stay awake,"
+                f"The callbacks {changers} have an `on_train_batch_start`, which is not called during the range test:"
+                " if it changes batches, the steps of the test are not those of training. Name those that do,"
                 f" `LRRangeTest(awake=[{changers[0]}])`, or say that none does, `awake=[]`."
             )
 
@@ -292,7 +292,8 @@ class LRRangeTest(Callback):
         if result.bounds is None:
             if self.on_inconclusive == "raise":
                 raise RuntimeError(result.summary())
-            rank_zero_warn(f"{result.summary()}. The configured learning rate is kept.")
+            if trainer.is_global_zero:  # also if an earlier training in this process was told the same
+                warn_each_time(f"{result.summary()}. {_configured(trainer)}")
 
     def _update_hyperparameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the module and its hyper-parameters know the bounds in force, and say so if they do not."""
@@ -307,13 +308,23 @@ class LRRangeTest(Callback):
         problem = _untold(pl_module, told, refusals)
         if problem:
             say = rank_zero_warn if told.has_hparams else rank_zero_info  # which claim to be what training was given
-            say(f"LR range test: {problem}. The learning rate in force is {self._lr:.4g}.")
+            say(f"LR range test: {problem}. The test has set {self._lr:.4g}.")
 
     def _update_module(self, pl_module: LightningModule, bounds: LRBounds) -> Told:
         in_config = False
         with never_an_error():
             in_config = has_hparams_of_config(pl_module)
         return update_hyperparameters(pl_module, bounds, self._lr, in_config)
+
+
+def _configured(trainer: Trainer) -> str:
+    """What training goes on with where no bounds are found."""
+    for scheduler in lr_schedulers(trainer):
+        if isinstance(scheduler, ScheduleLR):
+            low, high = scheduler.bounds.base_lr, scheduler.bounds.max_lr
+            name = type(scheduler.schedule).__name__
+            return f"The configured learning rate is kept: {name} goes between {low:.2g} and {high:.2g}."
+    return "The configured learning rate is kept."
 
 
 def _untold(pl_module: LightningModule, told: Told, refusals: dict[str, str]) -> str:
@@ -324,7 +335,7 @@ def _untold(pl_module: LightningModule, told: Told, refusals: dict[str, str]) ->
     if told.left:
         problems.append(f"left as they are, being no plain numbers or not to be written: {', '.join(told.left)}")
     if not told.is_known:
-        problems.append(f"no attribute or hyper-parameter of {type(pl_module).__name__} tells the learning rate")
+        problems.append(f"{type(pl_module).__name__} has no attribute or hyper-parameter to write the learning rate to")
     return "; ".join(problems)
 
 

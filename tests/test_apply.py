@@ -347,6 +347,7 @@ def checkpoint_of(module, path="net.ckpt"):
     return test.result.bounds, torch.load(path, weights_only=True)
 
 
+@pytest.mark.filterwarnings("ignore:Net has the CLRMixin, but no schedule")
 @pytest.mark.parametrize(("constant", "share"), [(False, 1.0), (True, 1 / 2)], ids=["scheduled", "constant"])
 @pytest.mark.parametrize("lr", [0.1, 1])
 def test_hyperparameters_tell_what_is_in_force(lr, constant, share):

@@ -213,7 +213,7 @@ def test_what_does_not_tell_the_rate_in_force_is_said_once(given, recwarn):
     trainer.fit(module := Given(**given), loader())
     trainer.save_checkpoint("net.ckpt")
 
-    assert len([one for one in recwarn if "The learning rate in force is 0.15." in str(one.message)]) == 1
+    assert len([one for one in recwarn if "The test has set 0.15." in str(one.message)]) == 1
     assert dict(module.hparams).keys() == given.keys()
     assert Given.load_from_checkpoint("net.ckpt", weights_only=False).hparams.keys() == given.keys()
 
@@ -262,7 +262,7 @@ def test_mlflow_that_refuses_changes_is_not_met_again():
     """The same with the real one."""
     trainer = quiet_trainer(max_epochs=1, logger=LOGGERS["MLflow"](), callbacks=[Known()])
 
-    with pytest.warns(UserWarning, match=r"MLFlowLogger still shows the old lr.*The learning rate in force is 0\.15"):
+    with pytest.warns(UserWarning, match=r"MLFlowLogger still shows the old lr.*The test has set 0\.15"):
         trainer.fit(module := LogsAgain(), loader())
 
     assert (trainer.global_step, module.hparams.lr) == (16, 0.1)

@@ -290,3 +290,26 @@ def test_other_schedulers_step_as_lightning_would():
     lrs = trained(StepsAnyway(), max_epochs=1, limit_train_batches=3).seen
 
     assert lrs == pytest.approx([0.1, 0.05, 0.025])
+
+
+def test_mixin_without_a_schedule_is_told():
+    """Nothing would move the learning rate."""
+
+    class Forgets(Scheduled):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    with pytest.warns(
+        UserWarning, match=r"Forgets has the CLRMixin, but no schedule: .*`self\.with_schedule\(optimizer\)`"
+    ):
+        trained(Forgets(), max_steps=1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("schedule", "OneCycle"), ("lr_bounds", (0.01, 0.1))])
+def test_what_is_set_is_checked(name, value):
+    """By its own name, before the first step."""
+    module = Scheduled()
+    setattr(module, name, value)
+
+    with pytest.raises(TypeError, match=f"`{name}` must be"):
+        trained(module, max_steps=1)

@@ -280,6 +280,7 @@ TORCH = {
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:TwoGroups has the CLRMixin, but no schedule")
 @pytest.mark.parametrize("make", TORCH.values(), ids=TORCH.keys())
 def test_lightnings_finder_does_not_mislead_other_schedulers(make):
     """Two groups start as they do with the range test alone; the finder alone makes them alike."""
@@ -298,6 +299,7 @@ def test_lightnings_finder_does_not_mislead_other_schedulers(make):
     assert alone.lrs[0][1] / alone.lrs[0][0] == pytest.approx(0.1)
 
 
+@pytest.mark.filterwarnings("ignore:InTensors has the CLRMixin, but no schedule")
 def test_lightnings_finder_leaves_tensors_in_their_place():
     """Compiled steps hold on to them: training has the very tensors it was configured with, and their ratio."""
 

@@ -113,10 +113,11 @@ def test_package_is_told_by_the_trainer(package):
     assert lightning_name(trainer, "callbacks", "ProgressBar") is package.callbacks.ProgressBar
 
 
-def test_what_is_no_trainer_is_refused():
+@pytest.mark.parametrize("other", [torch.nn.Linear(1, 1), next(iter(PLAIN.values()))()], ids=["torch's", "Lightning's"])
+def test_what_is_no_trainer_is_refused(other):
     """By name."""
-    with pytest.raises(TypeError, match="`trainer` must be a Lightning Trainer, got Linear"):
-        package_of(torch.nn.Linear(1, 1))
+    with pytest.raises(TypeError, match=f"`trainer` must be a Lightning Trainer, got {type(other).__name__}"):
+        package_of(other)
 
 
 ONLY_PYTORCH_LIGHTNING = """

@@ -86,6 +86,7 @@ def test_other_schedules_are_tested_by_one_cycle_at_their_momentum():
     assert min(momentum for _, momentum, _ in run) == pytest.approx(0.7, abs=0.01)
 
 
+@pytest.mark.filterwarnings("ignore:Bare has the CLRMixin, but no schedule")
 def test_optimizer_without_a_schedule_keeps_its_momentum():
     class Bare(Seen):
         configure_optimizers = Plain.configure_optimizers
