@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from torch.utils.tensorboard import SummaryWriter
 
 from lightning_clr import LRRangeTest, lr_range_test
 from lightning_clr.trial.silent import Silent
@@ -176,6 +177,25 @@ def test_loggers_swallow_what_steps_write(swept, make):
     assert used == USES.keys()
     assert not any(name.startswith(("log_", "exp")) for name in vars(logger))
     assert "x" not in "".join(path.read_text() for path in Path().rglob("metrics.csv"))
+
+
+def test_writer_is_of_its_class():
+    """A step may insist on it."""
+    written = []
+
+    class Insists(Plain):
+        def training_step(self, batch, batch_idx):
+            writer = self.logger.experiment
+            assert isinstance(writer, SummaryWriter)
+            writer.add_scalar("x", 1.0, self.global_step)
+            written.append(type(writer) is SummaryWriter)
+            return super().training_step(batch, batch_idx)
+
+    trainer = quiet_trainer(max_steps=3, logger=TensorBoardLogger("logs"), callbacks=[LRRangeTest(**SWEEP)])
+    trainer.fit(Insists(), loader())
+
+    assert written[-3:] == [True] * 3
+    assert not any(written[:-3])
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

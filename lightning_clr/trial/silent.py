@@ -19,8 +19,9 @@ class Silent(str):
     """Takes whatever is written to it, as attribute, call, item or context, and passes it on to nobody.
 
     What has been assigned can be read again. Other attributes and items that are plain data, such as a name or an id,
-    are those of the object that it stands in for, if that is there already. As a text, everything that is called a
-    folder or file is the folder, and anything else a word; as a number it is 0; there is nothing to iterate over.
+    are those of the object that it stands in for, if that is there already, and it is an instance of that object's
+    class. As a text, everything that is called a folder or file is the folder, and anything else a word; as a number it
+    is 0; there is nothing to iterate over.
 
     Args:
         name: What it is called.
@@ -40,6 +41,11 @@ class Silent(str):
         silent = super().__new__(cls, folder if _IS_FOLDER.search(name) else _WORD)
         vars(silent).update(_silent=(name, folder, real), _items={})
         return silent
+
+    @property  # type: ignore[misc]  # that can be set
+    def __class__(self) -> Any:
+        real = self._silent[2]
+        return Silent if real is None else type(real)
 
     def __reduce__(self) -> Any:
         return Silent, self._silent[:2]
