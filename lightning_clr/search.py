@@ -137,7 +137,7 @@ def _short_runs(
 
 def _of_runs(runs: ShortRuns, first: Curve, utmost_lr: float) -> Reading:
     """``max_lr`` from short runs; ``base_lr`` is where learning shows in the sweep, if it does."""
-    if runs.hardly_begins_below(utmost_lr):
+    if utmost_lr < _UTMOST_LR and runs.hardly_begins_below(utmost_lr):  # the user's own limit
         reason = f"learning has hardly begun at the largest learning rate, {utmost_lr:.2g}: raise `max_lr`"
         return Reading(None, Outcome.STILL_IMPROVING, reason)
     valley = Valley(first)
