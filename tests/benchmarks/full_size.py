@@ -7,7 +7,6 @@ against the packages of ``rivals.py``, which train as long as ours and its test 
 for the grid and the rivals, three for the tests and the trainings after them.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -293,7 +292,10 @@ def measure(task: FullSize, device: torch.device, seeds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = _options()
+    arguments = real.parser(__doc__)
+    arguments.add_argument("--device", default="cuda")
+    arguments.add_argument("--output", type=Path, default=Path("full_size.json"), help="where the numbers go")
+    options = arguments.parse_args()
     real.FOLDER = options.folder / real.FOLDER
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -306,16 +308,6 @@ def main() -> None:
         options.output.write_text(json.dumps(results, indent=1))
         sys.stdout.write(json.dumps(results[-1]) + "\n")
         sys.stdout.flush()
-
-
-def _options() -> Any:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where cifar-10-batches-py is")
-    parser.add_argument("--tasks", nargs="+", help="only these")
-    parser.add_argument("--seeds", type=int, default=3, help="range tests a task")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--output", type=Path, default=Path("full_size.json"), help="where the numbers go")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

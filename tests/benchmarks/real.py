@@ -14,7 +14,6 @@ import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -197,7 +196,9 @@ def _score(task: Task, model: nn.Module) -> float:
 
 def main() -> None:
     global FOLDER
-    options = _options()
+    arguments = parser(__doc__)
+    arguments.add_argument("--threads", type=int, default=1)
+    options = arguments.parse_args()
     FOLDER = options.folder / FOLDER
     torch.set_num_threads(options.threads)
     sys.stdout.write("| task | split | best max_lr | found | regret | steps |\n|---|---|---|---|---|---|\n")
@@ -219,13 +220,13 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def _options() -> Any:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Of what is measured on CIFAR-10."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path, help="where cifar-10-batches-py is")
     parser.add_argument("--tasks", nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, default=3, help="range tests a task")
-    parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":
