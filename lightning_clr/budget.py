@@ -16,6 +16,8 @@ three tenths 0.0215."""
 _FEWEST_JUDGED = 8
 _GOES_ON = 1.3
 """Length of a sweep that goes on from 10 to 1000, over that of one that does not."""
+HOLD_STEPS, HOLD_JUDGED = 12, 4
+"""Steps of the run that verifies what sweeps say, and those at its end that count; what blows up does so at once."""
 _FEWEST_RUNS = 4
 """Short runs that the steps must suffice for, or none is made."""
 
@@ -28,6 +30,7 @@ class Budget:
 
     Attributes:
         total: Steps of the whole test at most.
+        spare_steps: Steps beyond these, in short trainings, to verify what one sweep says.
         sweep_steps: Steps of the first sweep.
         run_steps: Steps of a short run.
         judged_steps: Steps at its end that count.
@@ -43,6 +46,7 @@ class Budget:
     def __init__(self, settings: Settings) -> None:
         length = settings.training_steps or _UNKNOWN_LENGTH
         self.total = settings.budget or max(length, math.ceil(_GOES_ON * settings.sweep_steps))
+        self.spare_steps = 0 if settings.budget else HOLD_JUDGED + 2 * HOLD_STEPS
         usual = max(_FEWEST_SWEEP_STEPS, min(USUAL_STEPS, round(min(length, self.total) * _OF_SWEEP)))
         self.sweep_steps = min(settings.num_steps or usual, self.total)
         share = (self.total - self.sweep_steps) // (_FEWEST_RUNS + 1)

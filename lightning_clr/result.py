@@ -177,11 +177,12 @@ class RangeTestResult:
     def summary(self) -> str:
         """The outcome in one line."""
         parts = [str(curve.num_steps) for curve in self.curves if curve.lrs]
-        runs = [run.num_steps for run in self.runs if run.max_lr]
+        runs = [run.num_steps for run in self.runs if run.max_lr and run.falls]
         parts[1:1] = [f"{len(runs)} x {runs[0]}"] if runs else []
         lengths = " + ".join(parts)
         ended_by = "".join(f", ended by {curve.ended_by}" for curve in self.curves if curve.ended_by)
-        steps = f" ({lengths} steps, {self.monitor}{ended_by})" if lengths else ""
+        unit = "step" if lengths == "1" else "steps"
+        steps = f" ({lengths} {unit}, {self.monitor}{ended_by})" if lengths else ""
         if self.bounds is None:
             return f"LR range test: no bounds, since {self.reason}{steps}"
         within = "" if self.interval is None else "; max_lr may well lie within {:.2g} to {:.2g}".format(*self.interval)

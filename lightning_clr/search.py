@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from lightning_clr.bounds import LRBounds
-from lightning_clr.budget import Budget
+from lightning_clr.budget import HOLD_JUDGED, HOLD_STEPS, Budget
 from lightning_clr.curve import Curve
 from lightning_clr.plan import Plan, ShortRunPlan, SweepPlan
 from lightning_clr.reading import A_TENTH, LEAST_RATIO, Marks, Outcome, Reading, marks_of, read
@@ -41,8 +41,6 @@ _BELOW_END = 32.0
 """End of a sweep that tells nothing else over where short runs start."""
 _MOST_RUNS = 6
 """Short runs at the most, the untrained one left out: five strides, three decades."""
-_HOLD_STEPS = 12
-"""Steps of the run that verifies what sweeps say; what blows up does so at once."""
 _MOST_HOLDS = 4
 """How often that is tried, at half the learning rate each time."""
 _DOUBT, _DOUBT_OF_SWEEPS, _DOUBT_OF_ONE_SWEEP = 2.0, 4.0, 6.0
@@ -77,8 +75,8 @@ def default_search(settings: Settings) -> Conversation:
     left = budget.total - first.num_steps
     unreadable = reading.outcome not in (Outcome.FOUND, Outcome.NO_CLEAR_IMPROVEMENT)
     if unreadable or not budget.allows_runs(left):
-        reading, _ = yield from _second_sweep(first, reading, settings, left, utmost_lr)
-        return replace(reading, doubt=_DOUBT_OF_ONE_SWEEP)
+        reading, left = yield from _second_sweep(first, reading, settings, left, utmost_lr)
+        return (yield from _verified(reading, left + budget.spare_steps))
     runs, left = yield from _short_runs(first, settings, budget, left, utmost_lr)
     if runs.has_learned:
         return _of_runs(runs, first, utmost_lr)
@@ -102,7 +100,7 @@ def _second_sweep(
     first: Curve, reading: Reading, settings: Settings, left: int, utmost_lr: float
 ) -> Generator[SweepPlan, Any, tuple[Reading, int]]:
     """The second sweep, if the first needs one and there are steps for it; what both say, and the steps left then."""
-    plan = None if first.validated else second_plan(first, settings, utmost_lr, left - _HOLD_STEPS)
+    plan = None if first.validated else second_plan(first, settings, utmost_lr, left - HOLD_STEPS)
     if plan is None:
         return reading, left
     second, reading = yield from _sweep(plan, None, before=[first])
@@ -151,6 +149,15 @@ def _of_runs(runs: ShortRuns, first: Curve, utmost_lr: float) -> Reading:
     return Reading(LRBounds(min(shows, most), max_lr), Outcome.FOUND, marks=marks, doubt=_DOUBT)
 
 
+def _verified(reading: Reading, left: int) -> Conversation:
+    """What sweeps alone say, if there are steps left to see whether it holds."""
+    if reading.bounds is None or left < HOLD_JUDGED + HOLD_STEPS:
+        return replace(reading, doubt=_DOUBT_OF_ONE_SWEEP)
+    untrained = yield ShortRunPlan(0.0, HOLD_STEPS, HOLD_JUDGED)
+    held = yield from _that_holds(reading, ShortRuns(reading.bounds.max_lr, untrained), left - HOLD_JUDGED)
+    return replace(held, doubt=_DOUBT_OF_ONE_SWEEP)
+
+
 def _that_holds(reading: Reading, runs: ShortRuns, left: int) -> Conversation:
     """What sweeps say, below where short runs have failed, and halved until a rise to it holds."""
     if reading.bounds is None:
@@ -160,8 +167,8 @@ def _that_holds(reading: Reading, runs: ShortRuns, left: int) -> Conversation:
     highest = max(runs.untrained.losses) + _BLOWN_UP * runs.level
     max_lr = min(reading.bounds.max_lr, runs.first_failure_lr / 2)
     reason = f"no step was left to verify that training holds at {max_lr:.2g}: raise `budget`"
-    for _ in range(min(_MOST_HOLDS, left // _HOLD_STEPS)):
-        held = yield ShortRunPlan(max_lr, _HOLD_STEPS, _HOLD_STEPS // 3, falls=False)
+    for _ in range(min(_MOST_HOLDS, left // HOLD_STEPS)):
+        held = yield ShortRunPlan(max_lr, HOLD_STEPS, HOLD_JUDGED, falls=False)
         if held.is_through and statistics.median(held.losses) <= highest:
             return replace(_lowered(reading, max_lr), doubt=_DOUBT_OF_SWEEPS)
         reason = f"training does not hold at {max_lr:.2g}, nor at higher learning rates that the curves suggest"

@@ -113,7 +113,7 @@ SUMMARIES = {
     "accuracy": "LR range test: base_lr=0.002, max_lr=0.04 (60 steps, val_acc)",
     "two sweeps": "LR range test: base_lr=0.0025, max_lr=0.04 (60 + 30 steps, train loss)",
     "nothing finite": "LR range test: no bounds, since the value of the very first step is not finite: look for NaN in"
-    " the data and in the model (1 steps, train loss)",
+    " the data and in the model (1 step, train loss)",
 }
 
 

@@ -172,10 +172,20 @@ def test_budget_is_kept(budget):
 
 @pytest.mark.parametrize("length", [1, 60, 150])
 def test_short_training_gets_a_sweep_alone(length):
-    plans, reading = converse(default_search, bowl, training_steps=length)
+    """And a look at whether training holds there."""
+    plans, reading = converse(default_search, bowl, run=lambda lr: 1.5, training_steps=length)
 
-    assert plans == [SweepPlan(1e-6, 10.0, 100)]
+    assert plans[0] == SweepPlan(1e-6, 10.0, 100)
+    assert [(plan.max_lr, plan.falls) for plan in plans[1:]] == [(0.0, True), (reading.bounds.max_lr, False)]
     assert reading.outcome is Outcome.FOUND
+
+
+def test_sweep_of_a_short_training_that_does_not_hold_is_no_answer():
+    plans, reading = converse(default_search, bowl, run=lambda lr: 100.0 if lr else 2.0, training_steps=60)
+
+    assert (reading.bounds, reading.outcome) == (None, Outcome.DOES_NOT_HOLD)
+    assert len(short_runs(plans)) >= 2
+    assert steps_of(plans) <= 158
 
 
 def test_short_runs_stay_within_the_limits_of_the_user():
@@ -307,7 +317,7 @@ def test_second_sweep_has_four_hundred_steps_at_most():
 def test_sweep_that_still_improves_goes_on_at_the_same_pace():
     """Up to a hundred times the usual end, without starting again."""
     plans, reading = converse(default_search, lambda lr: bowl(lr, at=10.0), training_steps=100)
-    first, more = plans
+    first, more, *_ = plans
 
     assert more.goes_on
     assert (more.max_lr / more.min_lr) ** (1 / (more.num_steps - 1)) == pytest.approx((1e7) ** (1 / 99))
