@@ -196,6 +196,8 @@ def test_writer_is_of_its_class():
 
     assert written[-3:] == [True] * 3
     assert not any(written[:-3])
+    lr_range_test(quiet_trainer(max_steps=3, logger=TensorBoardLogger("others")), Insists(), loader(), **SWEEP)
+    assert not Path("others").exists(), "which was not made for that"
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -4,13 +4,14 @@ All stay where they are and of the class they are, so that whoever looks one up 
 a logger answers for its names and folders, and writes nothing.
 """
 
+import contextlib
 import dataclasses
 import functools
+import importlib
 import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from types import FunctionType
 from typing import Any
 
@@ -31,6 +32,12 @@ from lightning_clr.trial.snapshot import Snapshot
 
 _LIVE = ("experiment", "run")
 """Properties of loggers that start what they give: a run, a file, a connection."""
+_EXPERIMENTS = {
+    "TensorBoardLogger": (("torch.utils.tensorboard", "SummaryWriter"), ("tensorboardX", "SummaryWriter")),
+    "WandbLogger": (("wandb.sdk.wandb_run", "Run"),),
+    "MLFlowLogger": (("mlflow.tracking", "MlflowClient"),),
+}
+"""Classes of what Lightning's loggers write to, which user's code may ask for."""
 _CHANGES_BATCHES = "on_train_batch_start"
 _HARMLESS = ("ProgressBar", "Timer", "LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor")
 
@@ -200,6 +207,7 @@ def _silence_logger(snapshot: Snapshot, trainer: Trainer, logger: Any) -> None:
             snapshot.add(value, data=True)
     real = vars(logger).get("_experiment")
     silent = Silent("experiment", "", real)
+    silent._kind = functools.cache(functools.partial(_kind_of_experiment, type(logger)))
     for name in _LIVE:
         owner = next((kind for kind in type(logger).__mro__ if name in vars(kind)), None)
         if owner is not None:
@@ -210,6 +218,15 @@ def _silence_logger(snapshot: Snapshot, trainer: Trainer, logger: Any) -> None:
         if not (name.startswith("_") or isinstance(value, dict | list | set)):
             vars(logger)[name] = stand_in(name, folder, value)
     vars(logger).update({name: Silent(name, folder) for name in _writing_methods(type(logger))})
+
+
+def _kind_of_experiment(logger_class: type) -> Any:
+    """The class of what a logger writes to, which it has not made yet; ``Silent`` for loggers that are not known."""
+    for kind in logger_class.__mro__:
+        for module, name in _EXPERIMENTS.get(kind.__name__, ()):
+            with contextlib.suppress(ImportError):
+                return getattr(importlib.import_module(module), name)
+    return Silent
 
 
 def _of_one(owner: Any, value: Any, original: Any) -> property:
@@ -245,6 +262,6 @@ def _uses_cli(trainer: Trainer) -> bool:
 
 def _no_profiler(trainer: Trainer) -> Any:
     """A profiler that does not even call itself, as the one that passes through does forty times a batch."""
-    nothing = nullcontext()
+    nothing = contextlib.nullcontext()
     base = lightning_name(trainer, "profilers", "PassThroughProfiler")
     return type("NoProfiler", (base,), {"profile": lambda self, action_name: nothing})()

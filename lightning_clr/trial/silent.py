@@ -19,9 +19,9 @@ class Silent(str):
     """Takes whatever is written to it, as attribute, call, item or context, and passes it on to nobody.
 
     What has been assigned can be read again. Other attributes and items that are plain data, such as a name or an id,
-    are those of the object that it stands in for, if that is there already, and it is an instance of that object's
-    class. As a text, everything that is called a folder or file is the folder, and anything else a word; as a number it
-    is 0; there is nothing to iterate over.
+    are those of the object that it stands in for, if that is there already; it is an instance of that object's class,
+    if that is known. As a text, everything that is called a folder or file is the folder, and anything else a word; as
+    a number it is 0; there is nothing to iterate over.
 
     Args:
         name: What it is called.
@@ -45,7 +45,8 @@ class Silent(str):
     @property  # type: ignore[misc]  # that can be set
     def __class__(self) -> Any:
         real = self._silent[2]
-        return Silent if real is None else type(real)
+        kind = vars(self).get("_kind", lambda: Silent)  # that it will have
+        return kind() if real is None else type(real)
 
     def __reduce__(self) -> Any:
         return Silent, self._silent[:2]
