@@ -1,6 +1,7 @@
 """How a bad value is refused: what was expected, what came, what to do; and how a frozen one is."""
 
 import functools
+import sys
 import warnings
 from abc import ABCMeta
 from collections.abc import Callable
@@ -91,7 +92,8 @@ def warn_each_time(message: str) -> None:
         >>> len(told)
         2
     """
-    warnings.warn_explicit(message, UserWarning, "lightning_clr", 0, registry={})
+    caller = sys._getframe(1)
+    warnings.warn_explicit(message, UserWarning, caller.f_code.co_filename, caller.f_lineno, registry={})
 
 
 def add_note(error: BaseException, note: str) -> None:

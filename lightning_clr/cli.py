@@ -242,7 +242,7 @@ def _as_json(result: RangeTestResult, files: dict[str, str]) -> str:
 def _as_text(result: RangeTestResult, files: dict[str, str], flag: str | None) -> str:
     lines = [result.summary(), *files.values()]
     if result.bounds is not None and flag is not None:
-        lines.append(f"{flag}.base_lr={result.bounds.base_lr:.3g} {flag}.max_lr={result.bounds.max_lr:.3g}")
+        lines.append(f"{flag}.base_lr={result.bounds.base_lr:.6g} {flag}.max_lr={result.bounds.max_lr:.6g}")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_clr.apply import apply_bounds
+from lightning_clr.apply import apply_bounds, peak_lrs
 from lightning_clr.bounds import LRBounds
 from lightning_clr.checks import require, warn_each_time
 from lightning_clr.curve import Curve
@@ -324,7 +324,8 @@ def _configured(trainer: Trainer) -> str:
             low, high = scheduler.bounds.base_lr, scheduler.bounds.max_lr
             name = type(scheduler.schedule).__name__
             return f"The configured learning rate is kept: {name} goes between {low:.2g} and {high:.2g}."
-    return "The configured learning rate is kept."
+    peak = max(lr for lrs in peak_lrs(torch_optimizers(trainer), lr_schedulers(trainer)) for lr in lrs)
+    return f"The configured learning rate is kept: {peak:.4g}."
 
 
 def _untold(pl_module: LightningModule, told: Told, refusals: dict[str, str]) -> str:

@@ -260,8 +260,8 @@ class ScheduleLR(LRScheduler):
         self._has_told_end = True
         _warn(
             f"{type(self.schedule).__name__} was planned for {total_steps} optimizer steps, but training makes more:"
-            f" from now on the learning rate is {self._lr:.3g}. If that is not meant, say how many steps there are with"
-            " `with_schedule(optimizer, total_steps=…)`."
+            f" from now on the learning rate is {self._lr:.3g}. If that is not meant, say how many steps there are:"
+            " `total_steps=…` of `with_schedule` or of `ScheduleLR`."
         )
 
     def _read_late_groups(self) -> None:

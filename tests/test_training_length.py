@@ -147,7 +147,7 @@ def test_schedule_that_passes_its_end_says_so_once():
     told = [str(one.message) for one in caught if "planned" in str(one.message)]
     assert len(told) == 1
     assert "planned for 16 optimizer steps, but training makes more" in told[0]
-    assert "with_schedule(optimizer, total_steps=" in told[0]
+    assert "`total_steps=…` of `with_schedule`" in told[0]
 
 
 def test_schedule_that_ends_with_training_says_nothing():
