@@ -109,6 +109,8 @@ add("compiled, bf16", SGD, "bf16-mixed", module=compiled)
 
 @SCENARIOS.in_each_ending
 def test_training_is_bit_identical(make, ending, tmp_path, monkeypatch):
+    if make.__name__.startswith("FSDP, ") and isinstance(ending.get("fault"), type):
+        pytest.skip("the first FSDP cannot go on after a step that fails halfway")
     check_bit_identical(make, ending, tmp_path, monkeypatch)
 
 
