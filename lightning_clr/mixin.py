@@ -37,12 +37,14 @@ class CLRMixin:
 
     schedule: Schedule = OneCycle()
     lr_bounds: LRBounds | None = None
+    _has_schedule = False
 
     def __init__(
         self, *args: Any, schedule: Schedule | None = None, lr_bounds: LRBounds | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.schedule = OneCycle() if schedule is None else schedule
+        if schedule is not None:  # or else the class's
+            self.schedule = schedule
         self.lr_bounds = lr_bounds
         _require_schedule(self.schedule, lr_bounds)
 
@@ -64,13 +66,14 @@ class CLRMixin:
             TypeError: If ``schedule`` or ``lr_bounds`` have been set to something else.
         """
         _require_schedule(self.schedule, self.lr_bounds)
+        self._has_schedule = True
         return scheduled(self, optimizer, self.schedule, self.lr_bounds, total_steps)
 
     def on_fit_start(self) -> None:
         """Start from the schedule's learning rate, and plan anew if a ``BatchSizeFinder`` has changed the length."""
         super().on_fit_start()  # type: ignore[misc]
         trainer: Any = self.trainer  # type: ignore[attr-defined]
-        if not (trainer.lr_scheduler_configs or trainer.ckpt_path):  # of which SWA may have taken them away
+        if not (self._has_schedule or trainer.lr_scheduler_configs):
             rank_zero_warn(
                 f"{type(self).__name__} has the CLRMixin, but no schedule: let `configure_optimizers` return"
                 " `self.with_schedule(optimizer)`, or leave the mixin out."

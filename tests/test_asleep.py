@@ -1,14 +1,17 @@
 """What sleeps during a range test can be looked up, and neither acts nor writes."""
 
+import copy
 import os
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_clr import LRRangeTest, lr_range_test
@@ -198,6 +201,71 @@ def test_writer_is_of_its_class():
     assert not any(written[:-3])
     lr_range_test(quiet_trainer(max_steps=3, logger=TensorBoardLogger("others")), Insists(), loader(), **SWEEP)
     assert not Path("others").exists(), "which was not made for that"
+
+
+KEPT = {}
+
+
+def test_writer_that_was_kept_writes_in_training_alone():
+    """In an attribute from before, in a global from the test; copies and comparisons are those of an object."""
+
+    class Keeps(Plain):
+        def on_fit_start(self):
+            self.writer = self.logger.experiment
+
+        def training_step(self, batch, batch_idx):
+            self.writer.add_scalar("early", 1.0, self.global_step)
+            KEPT.setdefault("writer", self.logger.experiment).add_scalar("late", 1.0, self.global_step)
+            assert isinstance(copy.copy(KEPT["writer"]), SummaryWriter)
+            assert KEPT["writer"] not in (None, False, 0, "")
+            return super().training_step(batch, batch_idx)
+
+    KEPT.clear()
+    trainer = quiet_trainer(max_steps=3, logger=TensorBoardLogger("logs"), callbacks=[LRRangeTest(**SWEEP)])
+    trainer.fit(module := Keeps(), loader())
+    trainer.logger.experiment.flush()
+    events = EventAccumulator(trainer.logger.log_dir).Reload()
+
+    assert type(module.writer) is SummaryWriter
+    assert type(KEPT["writer"]) is not SummaryWriter
+    assert [len(events.Scalars(tag)) for tag in ("early", "late")] == [3, 3]
+
+
+HOLD = {
+    "containers": lambda it: {"a": {"b": [it]}},
+    "objects": lambda it: SimpleNamespace(inner=SimpleNamespace(it=it)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LR range test. no bounds")
+@pytest.mark.parametrize("hold", HOLD.values(), ids=HOLD)
+def test_scheduler_that_is_stepped_by_hand_does_not_run_out(hold):
+    """Wherever the module holds it."""
+
+    class ByHand(Plain):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            self.held = hold(torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=6))
+            return optimizer
+
+        def training_step(self, batch, batch_idx):
+            optimizer, loss = self.optimizers(), self.loss(batch)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            held = self.held["a"]["b"][0] if isinstance(self.held, dict) else self.held.inner.it
+            held.step()
+            return loss
+
+    trainer = quiet_trainer(max_steps=5, callbacks=[test := LRRangeTest(**SWEEP)])
+    trainer.fit(ByHand(), loader())
+
+    assert trainer.global_step == 5
+    assert len(test.result.lrs) > 6
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -305,6 +305,22 @@ def test_mixin_without_a_schedule_is_told():
         trained(Forgets(), max_steps=1)
 
 
+def test_schedule_may_be_one_of_the_class():
+    """As may that of a module which steps it by hand, of which Lightning knows nothing."""
+
+    class OfTheClass(Scheduled):
+        schedule = Cyclic(cycles=2)
+
+        def configure_optimizers(self):
+            self.config = super().configure_optimizers()
+            return self.config["optimizer"]
+
+    trained(module := OfTheClass(), max_steps=1)
+
+    assert module.schedule == Cyclic(cycles=2)
+    assert module.config["lr_scheduler"]["scheduler"].schedule == Cyclic(cycles=2)
+
+
 @pytest.mark.parametrize(("name", "value"), [("schedule", "OneCycle"), ("lr_bounds", (0.01, 0.1))])
 def test_what_is_set_is_checked(name, value):
     """By its own name, before the first step."""

@@ -53,8 +53,9 @@ def put_to_sleep(
 
     Until the end of the snapshot. Learning rate schedulers do not step, also where the user's code steps them.
     """
-    _silence_schedulers(snapshot, [*lr_schedulers(trainer), *_held_schedulers(module)])
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    _silence_schedulers(snapshot, [*lr_schedulers(trainer), *_held_schedulers(snapshot, trainer, module)])
+    callbacks: list[Any] = [*trainer.callbacks]  # type: ignore[attr-defined]
+    for callback in callbacks:
         if is_one_of(callback, awake):
             snapshot.add(vars(callback))
         else:
@@ -63,19 +64,18 @@ def put_to_sleep(
             _show_no_bar(trainer, callback)
     for logger in trainer.loggers:
         _silence_logger(snapshot, trainer, logger)
-    callbacks = [*trainer.callbacks, listener]  # type: ignore[attr-defined]
-    snapshot.replace(trainer, callbacks=callbacks, loggers=[*trainer.loggers], profiler=_no_profiler(trainer))
+        _replace_where_kept(snapshot, [*module.modules(), *callbacks], logger)
+    everybody = [*callbacks, listener]
+    snapshot.replace(trainer, callbacks=everybody, loggers=[*trainer.loggers], profiler=_no_profiler(trainer))
     if module.automatic_optimization:
         configs = [dataclasses.replace(config, interval="asleep") for config in trainer.lr_scheduler_configs]
         snapshot.replace(trainer.strategy, lr_scheduler_configs=configs)
 
 
-def _held_schedulers(module: LightningModule) -> list[Any]:
-    """The learning rate schedulers that a module keeps in its attributes, also in lists and dictionaries."""
-    values = [*vars(module).values()]
-    for value in list(values):
-        values += value.values() if type(value) is dict else value if isinstance(value, list | tuple) else ()
-    return [value for value in values if isinstance(value, LRScheduler)]
+def _held_schedulers(snapshot: Snapshot, trainer: Trainer, module: LightningModule) -> list[Any]:
+    """The learning rate schedulers that a module reaches, through its attributes, containers and objects."""
+    reached = snapshot.reached(module, (trainer, *module.parameters(), *module.buffers()))
+    return [value for value in reached if isinstance(value, LRScheduler)]
 
 
 def _silence_schedulers(snapshot: Snapshot, schedulers: Iterable[Any]) -> None:
@@ -214,10 +214,19 @@ def _silence_logger(snapshot: Snapshot, trainer: Trainer, logger: Any) -> None:
             snapshot.replace(owner, **{name: _of_one(logger, silent, vars(owner)[name])})
     folder = _folder(trainer, logger)
     vars(silent)["_silent"] = ("experiment", folder, real)
+    snapshot.finally_do(functools.partial(silent.wake_up, logger))
     for name, value in vars(logger).items():
         if not (name.startswith("_") or isinstance(value, dict | list | set)):
             vars(logger)[name] = stand_in(name, folder, value)
     vars(logger).update({name: Silent(name, folder) for name in _writing_methods(type(logger))})
+
+
+def _replace_where_kept(snapshot: Snapshot, owners: Iterable[Any], logger: Any) -> None:
+    """Give those who have kept a logger's experiment in an attribute what stands in for it."""
+    real = vars(logger).get("_experiment")
+    for owner in owners if real is not None else ():
+        kept = [name for name, value in getattr(owner, "__dict__", {}).items() if value is real]
+        snapshot.replace(owner, **dict.fromkeys(kept, logger.experiment))
 
 
 def _kind_of_experiment(logger_class: type) -> Any:

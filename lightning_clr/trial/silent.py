@@ -51,15 +51,30 @@ class Silent(str):
     def __reduce__(self) -> Any:
         return Silent, self._silent[:2]
 
+    def __copy__(self) -> "Silent":
+        return self
+
+    def wake_up(self, logger: Any) -> None:
+        """Pass on whatever comes from now on, for those who have kept it beyond the test."""
+        names = [name for name in vars(self) if name not in ("_silent", "_items", "_kind")]
+        for name in names:
+            del vars(self)[name]
+        vars(self)["_logger"] = logger
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # protocols, such as those of arrays, that it does not follow
             raise AttributeError(name)
+        if "_logger" in vars(self):
+            return getattr(self._logger.experiment, name)
         value = self._of_real(name, lambda real: getattr(real, name))
         vars(self)[name] = value
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        vars(self)[name] = value
+        if "_logger" in vars(self):
+            setattr(self._logger.experiment, name, value)
+        else:
+            vars(self)[name] = value
 
     def __delattr__(self, name: str) -> None:
         vars(self).pop(name, None)
@@ -140,6 +155,8 @@ def _operation(name: str) -> Callable[[Silent, Any], Any]:
     on_text = getattr(str, name, None)
 
     def operate(self: Silent, other: Any) -> Any:
+        if "_kind" in vars(self) and name in ("__eq__", "__ne__"):  # as most objects do
+            return (self is other) == (name == "__eq__")
         if isinstance(other, str) and on_text is not None:
             return on_text(self, other)
         return on_zero(0, other)

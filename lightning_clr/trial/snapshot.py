@@ -308,6 +308,10 @@ class Snapshot:
             self._undo.append(functools.partial(setattr, owner, name, getattr(owner, name)))
             setattr(owner, name, value)
 
+    def finally_do(self, undo: Callable[[], object]) -> None:
+        """Call this at the end, before what was remembered earlier is put back."""
+        self._undo.append(undo)
+
     def can_rewind(self, source: Any, beside: Iterable[object] = ()) -> bool:
         """Whether a data source is put back when it is added: nothing in it but data, functions, random generators.
 
