@@ -45,8 +45,9 @@ class Budget:
 
     def __init__(self, settings: Settings) -> None:
         length = settings.training_steps or _UNKNOWN_LENGTH
-        self.total = settings.budget or max(length, math.ceil(_GOES_ON * settings.sweep_steps))
-        self.spare_steps = 0 if settings.budget else HOLD_JUDGED + 2 * HOLD_STEPS
+        a_sweep = math.ceil(_GOES_ON * settings.sweep_steps)
+        self.total = settings.budget or max(length, a_sweep)
+        self.spare_steps = 0 if settings.budget else max(0, a_sweep + HOLD_JUDGED + 2 * HOLD_STEPS - self.total)
         usual = max(_FEWEST_SWEEP_STEPS, min(USUAL_STEPS, round(min(length, self.total) * _OF_SWEEP)))
         self.sweep_steps = min(settings.num_steps or usual, self.total)
         share = (self.total - self.sweep_steps) // (_FEWEST_RUNS + 1)

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from lightning_clr.budget import Budget
 from lightning_clr.curve import Curve
 from lightning_clr.plan import ShortRunPlan, SweepPlan
 from lightning_clr.reading import Outcome
@@ -152,6 +153,14 @@ def test_takes_no_more_steps_than_training(length, world):
     plans, _ = converse(default_search, first, run=runs.get(world), training_steps=length)
 
     assert steps_of(plans) <= length
+
+
+@pytest.mark.parametrize(("length", "most"), [(1, 158), (88, 158), (140, 158), (158, 158), (300, 300), (5000, 5000)])
+def test_steps_to_verify_one_sweep_are_beyond_training_only_if_that_is_short(length, most):
+    budget = Budget(Settings(training_steps=length))
+
+    assert budget.total + budget.spare_steps == most
+    assert Budget(Settings(training_steps=length, budget=100)).spare_steps == 0
 
 
 def test_long_training_is_not_tested_for_ever():
