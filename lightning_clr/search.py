@@ -41,6 +41,8 @@ _BELOW_END = 32.0
 """End of a sweep that tells nothing else over where short runs start."""
 _MOST_RUNS = 6
 """Short runs at the most, the untrained one left out: five strides, three decades."""
+_FEW_RUNS = 4
+"""Short runs below which one more looks into the gap below the first learning rate that is too high."""
 _MOST_HOLDS = 4
 """How often that is tried, at half the learning rate each time."""
 _DOUBT, _DOUBT_OF_SWEEPS, _DOUBT_OF_ONE_SWEEP = 2.0, 4.0, 6.0
@@ -77,9 +79,10 @@ def default_search(settings: Settings) -> Conversation:
     if unreadable or not budget.allows_runs(left):
         reading, left = yield from _second_sweep(first, reading, settings, left, utmost_lr)
         return (yield from _verified(reading, left + budget.spare_steps))
-    runs, left = yield from _short_runs(first, settings, budget, left, utmost_lr)
+    valley = Valley(first)
+    runs, left = yield from _short_runs(valley, settings, budget, left, utmost_lr)
     if runs.has_learned:
-        return _of_runs(runs, first, utmost_lr)
+        return _of_runs(runs, valley, utmost_lr)
     reading, left = yield from _second_sweep(first, reading, settings, left, utmost_lr)
     return (yield from _that_holds(reading, runs, left))
 
@@ -108,38 +111,34 @@ def _second_sweep(
 
 
 def _short_runs(
-    first: Curve, settings: Settings, budget: Budget, left: int, utmost_lr: float
+    valley: Valley, settings: Settings, budget: Budget, left: int, utmost_lr: float
 ) -> Generator[ShortRunPlan, Any, tuple[ShortRuns, int]]:
     """Short runs around what the sweep points to, until they tell enough; also the steps that are left then."""
-    valley, steps, judged = Valley(first), budget.run_steps, budget.judged_steps
+    first, steps, judged = valley.curve, budget.run_steps, budget.judged_steps
     if valley.clarity >= 1:
         start = first.lrs[valley.best] / _BELOW_MINIMUM
     else:
         start = onset_of_roughness([first]) or first.lrs[len(first.losses) - 1] / _BELOW_END
-    untrained = ShortRunPlan(0.0, steps, judged)
-    runs = ShortRuns(min(max(start, settings.min_lr), utmost_lr), (yield untrained))
+    untrained = yield ShortRunPlan(0.0, steps, judged)
+    runs = ShortRuns(min(max(start, settings.min_lr), utmost_lr), untrained)
     left -= judged
-    place = runs.next_place() if runs.untrained.is_through else None  # the data have a NaN themselves
-    while place is not None and len(runs) < _MOST_RUNS and left >= steps:
-        if not settings.min_lr <= runs.lr(place) <= utmost_lr:
-            break
-        runs.add(place, (yield ShortRunPlan(runs.lr(place), steps, judged)))
-        left -= steps
+    while untrained.is_through and len(runs) < _MOST_RUNS and left >= steps:  # else the data have a NaN themselves
         place = runs.next_place()
-    if runs.has_learned and len(runs) < 4 and runs.gap is not None and left >= steps:
-        place = runs.gap
+        if place is None or not settings.min_lr <= runs.lr(place) <= utmost_lr:
+            place = runs.gap if runs.has_learned and len(runs) < _FEW_RUNS else None
+        if place is None:
+            break
         runs.add(place, (yield ShortRunPlan(runs.lr(place), steps, judged)))
         left -= steps
     return runs, left
 
 
-def _of_runs(runs: ShortRuns, first: Curve, utmost_lr: float) -> Reading:
+def _of_runs(runs: ShortRuns, valley: Valley, utmost_lr: float) -> Reading:
     """``max_lr`` from short runs; ``base_lr`` is where learning shows in the sweep, if it does."""
     if utmost_lr < _UTMOST_LR and runs.hardly_begins_below(utmost_lr):  # the user's own limit
         reason = f"learning has hardly begun at the largest learning rate, {utmost_lr:.2g}: raise `max_lr`"
         return Reading(None, Outcome.STILL_IMPROVING, reason)
-    valley = Valley(first)
-    is_clear = valley.clarity >= 1
+    first, is_clear = valley.curve, valley.clarity >= 1
     max_lr, origin = runs.max_lr(is_clear)
     max_lr = min(max_lr, utmost_lr)
     most = max_lr / LEAST_RATIO
