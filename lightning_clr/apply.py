@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from lightning_clr.bounds import LRBounds
-from lightning_clr.scheduler import ScheduleLR, in_place, write_lrs
+from lightning_clr.scheduler import ScheduleLR, in_place, own_schedulers, write_lrs
 
 _WORDS_WITH_LR = {"min", "max", "base", "init", "initial", "warmup", "start", "end", "final", "peak", "target"}
 """What a number that is a learning rate may be called beside ``lr``; ``lr_decay`` is another thing."""
@@ -78,7 +78,7 @@ def apply_bounds(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], bou
     for optimizer, lrs in zip(optimizers, peaks, strict=True):
         ratios = [lr / top for lr in lrs]
         drivers = _drivers(optimizer, schedulers)
-        own = [scheduler for scheduler in drivers if isinstance(scheduler, ScheduleLR)]
+        own = own_schedulers(drivers)
         if not drivers:
             write_lrs(optimizer, [constant_lr(bounds) * ratio for ratio in ratios])
         if len(own) < len(drivers):

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from lightning_clr.bounds import LRBounds
 from lightning_clr.checks import require
 from lightning_clr.lightning import LightningModule, length_settings, lr_schedulers, optimizer_steps
-from lightning_clr.scheduler import ScheduleLR, is_optimizer, require_numeric_lrs
+from lightning_clr.scheduler import ScheduleLR, is_optimizer, own_schedulers, require_numeric_lrs
 from lightning_clr.schedules import Schedule
 from lightning_clr.steps import is_skipped
 from lightning_clr.trial.private import batches_done
@@ -92,7 +92,7 @@ def _and_then(pl_module: Any, plain: Any, then: Callable[[Any], None]) -> None:
 
 def start_plans(trainer: Any) -> None:
     """Start from each schedule's learning rate, with the length that training has now that it is about to begin."""
-    for scheduler in _schedules(trainer):
+    for scheduler in own_schedulers(lr_schedulers(trainer)):
         scheduler.is_underway = True
         _keep_length(trainer, scheduler)
         scheduler.apply()
@@ -108,7 +108,7 @@ def keep_plans(trainer: Any, batches: int = 0) -> None:
         trainer: The trainer.
         batches: Number of batches of this epoch that have been trained on.
     """
-    for scheduler in _schedules(trainer):
+    for scheduler in own_schedulers(lr_schedulers(trainer)):
         if scheduler.is_underway:  # these are not the steps of one of Lightning's finders
             if trainer.ckpt_path and not scheduler.is_restored:
                 _take_place(scheduler, trainer.global_step // len(trainer.optimizers) - (batches > 0))
@@ -125,10 +125,6 @@ def advance(trainer: Any, scheduler: Any, step: Callable[[], object]) -> None:
         if is_skipped(trainer, [scheduler.optimizer], scheduler.optimizer_stepped):
             return
     step()
-
-
-def _schedules(trainer: Any) -> list[ScheduleLR]:
-    return [scheduler for scheduler in lr_schedulers(trainer) if isinstance(scheduler, ScheduleLR)]
 
 
 def _keep_length(trainer: Any, scheduler: ScheduleLR, batches: int = 0) -> None:

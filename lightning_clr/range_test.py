@@ -32,7 +32,7 @@ from lightning_clr.progress import progress_bar
 from lightning_clr.reading import Reading
 from lightning_clr.recorder import Recorder, require_sweepable
 from lightning_clr.result import RangeTestResult
-from lightning_clr.scheduler import ScheduleLR
+from lightning_clr.scheduler import own_schedulers
 from lightning_clr.search import Conversation, Search, default_search
 from lightning_clr.settings import FEWEST_POINTS, Settings
 from lightning_clr.short_runs import ShortRun
@@ -319,13 +319,14 @@ class LRRangeTest(Callback):
 
 def _configured(trainer: Trainer) -> str:
     """What training goes on with where no bounds are found."""
-    for scheduler in lr_schedulers(trainer):
-        if isinstance(scheduler, ScheduleLR):
-            low, high = scheduler.bounds.base_lr, scheduler.bounds.max_lr
-            name = type(scheduler.schedule).__name__
-            return f"The configured learning rate is kept: {name} goes between {low:.2g} and {high:.2g}."
-    peak = max(lr for lrs in peak_lrs(torch_optimizers(trainer), lr_schedulers(trainer)) for lr in lrs)
-    return f"The configured learning rate is kept: {peak:.4g}."
+    own = own_schedulers(lr_schedulers(trainer))
+    if own:
+        name, bounds = type(own[0].schedule).__name__, own[0].bounds
+        what = f"{name} goes between {bounds.base_lr:.2g} and {bounds.max_lr:.2g}"
+    else:
+        peaks = peak_lrs(torch_optimizers(trainer), lr_schedulers(trainer))
+        what = f"{max(lr for lrs in peaks for lr in lrs):.4g}"
+    return f"The configured learning rate is kept: {what}."
 
 
 def _untold(pl_module: LightningModule, told: Told, refusals: dict[str, str]) -> str:
@@ -415,9 +416,8 @@ def _loggers(trainer: Trainer) -> Iterator[list[Any]]:
 
 def _training_steps(trainer: Trainer) -> int | None:
     """How long training will be: as a schedule has been told, or else as the trainer is configured."""
-    own = (scheduler for scheduler in lr_schedulers(trainer) if isinstance(scheduler, ScheduleLR))
-    told = next((scheduler.total_steps for scheduler in own), None)
-    return known_optimizer_steps(trainer) if told is None else told
+    told = [scheduler.total_steps for scheduler in own_schedulers(lr_schedulers(trainer))]
+    return told[0] if told and told[0] is not None else known_optimizer_steps(trainer)
 
 
 def _is_device(name: Any) -> bool:

@@ -374,3 +374,8 @@ def _set_momentum(group: dict[str, Any], momentum: float) -> None:
     elif "betas" in group and group["betas"][0]:
         beta1, *others = group["betas"]
         group["betas"] = (in_place(beta1, momentum), *others)
+
+
+def own_schedulers(schedulers: Iterable[Any]) -> list[ScheduleLR]:
+    """Those of this package, in their order."""
+    return [scheduler for scheduler in schedulers if isinstance(scheduler, ScheduleLR)]
