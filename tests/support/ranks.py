@@ -30,7 +30,7 @@ from support import exactness
 from support.data import loader
 from support.exactness import SWEEP, AfterTrial, Case, WithoutTrial, Witness, run
 from support.models import Noisy, Scheduled
-from support.processes import leave_process_group
+from support.processes import end_here
 from support.training import quiet_trainer
 
 
@@ -489,7 +489,7 @@ def main(names, devices, folder):
     torch.set_num_threads(1)
     found = {name: EXPERIMENTS[name](int(devices)) for name in names.split(", ")}
     Path(folder, f"{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(found))
-    leave_process_group()
+    end_here()
 
 
 if __name__ == "__main__":

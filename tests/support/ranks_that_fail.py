@@ -15,7 +15,7 @@ import torch
 import lightning_clr.trial.votes
 from support.exactness import SWEEP, Case, Ends, WithoutTrial, run
 from support.models import Scheduled
-from support.processes import leave_process_group
+from support.processes import end_here
 
 lightning_clr.trial.votes._PATIENCE = 5.0
 
@@ -39,7 +39,7 @@ def main(folder):
     tested, untested = run(case, test), run(case, WithoutTrial(**settings))
     found = {"alike": tested == untested, "result": test.found.state_dict()}
     Path(folder, f"{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(found))
-    leave_process_group()
+    end_here()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from support.data import loader
 from support.exactness import SWEEP, AfterTrial, Case, MishapError, WithoutTrial, run
 from support.models import Plain
-from support.processes import leave_process_group
+from support.processes import end_here
 
 
 class Deep(Plain):
@@ -140,7 +140,7 @@ def main(folder):
             noted = json.loads(Path(f"{rank}.json").read_text())
             found[name].append([trace[:-1], noted, getattr(test, "ran", 0)])
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    leave_process_group()
+    end_here()
 
 
 if __name__ == "__main__":
